@@ -1,0 +1,52 @@
+"""What a prior is to the rest of the package: a denoiser with a known error.
+
+All levels live in the frame x = x0 + sigma * eps, eps ~ N(0, C). VP, sub-VP, flow and EDM processes are this one
+after dividing the state by alpha, with sigma := sigma_t / alpha_t (Karras et al. 2022, appendix B).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pdediff.diffusion.covariance import Covariance
+from pdediff.diffusion.noise import NoiseField
+from pdediff.types import Field, Levels
+
+
+class Denoiser(Protocol):
+    """The conditional mean E[x0 | x] at any noise level, and the covariance of x0 - E[x0 | x]."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channel, *space) of one sample."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def noise(self) -> NoiseField: ...
+
+    @property
+    def mean(self) -> Tensor:
+        """Prior mean, (channel, *space)."""
+        ...
+
+    def __call__(self, x: Field, sigma: Levels) -> Field:
+        """E[x0 | x0 + sigma * eps = x], each row at its own level."""
+        ...
+
+    def error(self, sigma: float) -> Covariance:
+        """Covariance of x0 - D(x0 + sigma * eps, sigma) over prior draws and noise; of the prior at sigma = inf."""
+        ...
+
+
+def broadcast(sigma: Tensor, x: Tensor) -> Tensor:
+    """Levels (batch,) shaped to multiply fields (batch, ...)."""
+    return sigma.to(x).reshape(-1, *([1] * (x.dim() - 1)))

@@ -1,0 +1,51 @@
+"""A network as a denoiser: EDM preconditioning (Karras et al. 2022, table 1 and equation 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pdediff.diffusion.calibration import CalibratedError
+from pdediff.diffusion.covariance import Covariance
+from pdediff.diffusion.denoiser import broadcast
+from pdediff.diffusion.noise import NoiseField
+from pdediff.types import Field, Levels
+
+
+def precondition(network: nn.Module, x: Tensor, sigma: Tensor, sigma_data: float = 1.0) -> Tensor:
+    """D = c_skip x + c_out F(c_in x, log(sigma) / 4); x (batch, channel, *space), sigma (batch,)."""
+    level = broadcast(sigma, x)
+    total = (level**2 + sigma_data**2).sqrt()
+    output = network(x / total, sigma.to(x).log() / 4)
+    return (sigma_data**2 / total**2) * x + (level * sigma_data / total) * output
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkDenoiser:
+    """A trained network in normalised units, with the error covariance that was measured on held-out fields."""
+
+    network: nn.Module
+    mean: Tensor
+    noise: NoiseField
+    calibration: CalibratedError
+    sigma_data: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.mean.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mean.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def __call__(self, x: Field, sigma: Levels) -> Field:
+        return precondition(self.network, x, sigma, self.sigma_data)
+
+    def error(self, sigma: float) -> Covariance:
+        return self.calibration(sigma)

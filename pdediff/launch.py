@@ -1,0 +1,234 @@
+"""From the words of a command line to a stage that is ready to run: everything is checked before anything starts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pdediff.config import build, validate
+from pdediff.environment import set_environment
+from pdediff.errors import ConfigError, ConfigErrors
+from pdediff.locate import locate
+from pdediff.progress import choose
+from pdediff.wording import nearest, show
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from pdediff.runtime import Runtime
+    from pdediff.stages.configs import DemoConfig
+
+CONFIGS = {
+    "generate": "GenerateConfig",
+    "train": "TrainConfig",
+    "sample": "SampleConfig",
+    "reconstruct": "ReconstructConfig",
+    "evaluate": "EvaluateConfig",
+    "demo": "DemoConfig",
+}
+"""Model of each stage's config in `pdediff.stages.configs`."""
+
+INPUTS = {"train": ("data",), "sample": ("prior",), "reconstruct": ("prior", "data")}
+"""What a stage reads, given as `key=PATH` or `key=NAME`; no part of its config."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that every stage has."""
+
+    data_root: Path
+    as_json: bool = False
+    quiet: bool = False
+    workers: int | None = None
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    prefect: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage with checked config and inputs; `overrides` are the words that gave its config and compute."""
+
+    command: str
+    config: Any
+    compute: Any
+    options: Options
+    overrides: tuple[str, ...] = ()
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> Path:
+        """Run the stage (or its flow); the folder of its result."""
+        set_environment(self.options.data_root)
+        runtime = self.runtime()  # what this machine cannot give is said before a server is started
+        if self.options.prefect:
+            return self._run_flow()
+        if self.command == "demo":
+            return _run_demo(self.config, self.options.data_root, runtime)
+        stage = getattr(import_module("pdediff.stages"), self.command)
+        return stage(self.config, *self.inputs.values(), self.options.data_root, runtime)
+
+    def runtime(self) -> Runtime:
+        """Where the stage runs. Raises ConfigError where this machine cannot give it."""
+        from pdediff.runtime import Runtime, Slurm
+
+        settings = self.compute.model_dump()
+        slurm = settings.pop("slurm")
+        progress = choose(as_json=self.options.as_json, quiet=self.options.quiet)
+        return Runtime(**settings, slurm=Slurm(**slurm | {"prologue": tuple(slurm["prologue"])}), progress=progress)
+
+    def _run_flow(self) -> Path:
+        from pdediff.flows import launch
+
+        inputs = {
+            key: [str(path) for path in value] if isinstance(value, list) else value and str(value)
+            for key, value in self.inputs.items()
+        }
+        flow = "pipeline" if self.command == "demo" else self.command
+        outcome = launch(flow, self.options.data_root, {"overrides": list(self.overrides), **inputs})  # type: ignore[arg-type]
+        return Path((outcome["evaluate"] if self.command == "demo" else outcome)["path"])
+
+
+def _run_demo(config: DemoConfig, root: Path, runtime: Runtime) -> Path:
+    from pdediff import stages
+
+    with runtime.open():
+        data = stages.generate(config.generate, root, runtime)
+        prior = stages.train(config.train, data, root, runtime)
+        stages.sample(config.sample, prior, root, runtime)
+        made = [stages.reconstruct(one, prior, data, root, runtime) for one in config.reconstructions().values()]
+        return stages.evaluate(config.evaluate, made, root, runtime)
+
+
+def prepare(command: str, words: Sequence[str], options: Options) -> Job:
+    """Check `words` (overrides, inputs and, for evaluate, results). Raises ConfigErrors with every problem."""
+    from pdediff.flows.compose import read
+    from pdediff.stages import configs
+
+    problems: list[ConfigError] = []
+    raw, overrides, results = _split(command, words)
+    overrides += [f"compute.workers={options.workers}"] if options.workers is not None else []
+    overrides += [f"compute.device={options.device}"] if options.device is not None else []
+    composed, wrong = read(command, overrides)
+    problems += wrong
+    compute = _validated(configs.ComputeConfig, composed.pop("compute", {}), "compute", problems)
+    config = _validated(model_of(command), composed, "", problems)
+    inputs = _inputs(command, raw, results, composed, options.data_root, problems)
+    if problems:
+        raise ConfigErrors(problems)
+    return Job(command, config, compute, options, tuple(overrides), inputs)
+
+
+def model_of(command: str) -> type[BaseModel]:
+    """The model of a stage's config. Raises ConfigError for an unknown command."""
+    if command not in CONFIGS:
+        raise ConfigError(f"{show(command)} is not one of {', '.join(CONFIGS)}", hint=nearest(command, CONFIGS))
+    return getattr(import_module("pdediff.stages.configs"), CONFIGS[command])
+
+
+def checked(command: str, overrides: Sequence[str]) -> BaseModel:
+    """The config of a stage without its inputs. Raises ConfigErrors with every problem."""
+    from pdediff.flows.compose import read
+
+    model = model_of(command)
+    composed, problems = read(command, overrides)
+    composed.pop("compute", None)
+    config = _validated(model, composed, "", problems)
+    if problems:
+        raise ConfigErrors(problems)
+    return config
+
+
+def _split(command: str, words: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """Inputs `key=PATH` (paths may hold any character, so Hydra does not read them), overrides, and plain words."""
+    raw, overrides, others = {}, [], []
+    for word in words:
+        key, equals, value = word.partition("=")
+        is_file = key == "observations" and command == "reconstruct" and not value.lstrip().startswith("{")
+        if equals and key in INPUTS.get(command, ()):
+            raw[key] = value
+        elif is_file:
+            overrides.append("observations='" + value.replace("'", "\\'") + "'")
+        elif equals or word.startswith(("~", "+")) or command != "evaluate":
+            overrides.append(word)
+        else:
+            others.append(word)
+    return raw, overrides, others
+
+
+def _validated(model: type[BaseModel], data: dict[str, Any], where: str, problems: list[ConfigError]) -> Any:
+    try:
+        return validate(model, data, where)
+    except ConfigErrors as error:
+        problems += error.problems
+        return None
+
+
+def _inputs(
+    command: str,
+    raw: dict[str, str],
+    results: list[str],
+    composed: dict[str, Any],
+    root: Path,
+    problems: list[ConfigError],
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    needs_no_data = command == "reconstruct" and isinstance(composed.get("observations"), str)
+    for key in INPUTS.get(command, ()):
+        try:
+            if key not in raw and not (key == "data" and needs_no_data):
+                raise ConfigError(f"{key} is missing", hint=f"write {key}=NAME or {key}=PATH; `pdediff ls` shows names")
+            found[key] = locate(root, key, raw[key]) if key in raw else None
+        except ConfigError as problem:
+            problems.append(problem)
+    if command == "evaluate":
+        found["reconstructions"] = []
+        if not results:
+            problems.append(ConfigError("no reconstruction to evaluate", hint="pdediff evaluate NAME..."))
+        for text in results:
+            try:
+                found["reconstructions"].append(locate(root, "reconstruction", text))
+            except ConfigError as problem:
+                problems.append(problem)
+    return found
+
+
+def plan(job: Job) -> dict[str, Any]:
+    """What a dry run tells: amounts of work, bytes, estimated time; nothing is written."""
+    config = job.config
+    if job.command == "generate":
+        return _generation(config, job.compute.workers)
+    if job.command == "train":
+        return {"data": str(job.inputs["data"]), "steps": config.fit.steps, "samples seen": _seen(config.fit)}
+    if job.command == "reconstruct":
+        told = {"prior": str(job.inputs["prior"]), "cases": config.cases, "draws": config.draws}
+        return told | {"posterior": config.posterior["kind"], "workers": job.compute.workers}
+    raise ConfigError(
+        f"{job.command} has no dry run", hint=f"`pdediff config {show(job.command)[1:-1]}` prints its config"
+    )
+
+
+def _seen(fit: Any) -> int:
+    return fit.steps * fit.batch
+
+
+def _generation(config: Any, workers: int) -> dict[str, Any]:
+    from pdediff.types import Purpose, derive
+
+    pde = build("pde", config.pde)
+    sides = {name: len(values) for name, values in pde.coordinates(config.grid).items()}
+    numbers = sum(math.prod(sides[dim] for dim in variable.dims) for variable in pde.variables())
+    before = time.perf_counter()
+    pde.solve(pde.draw([derive(config.seed, Purpose.PROBLEM, 0)], config.grid))
+    seconds = (time.perf_counter() - before) * config.samples / workers
+    return {
+        "pde": config.pde["kind"],
+        "samples": config.samples,
+        "shards": math.ceil(config.samples / config.shard),
+        "megabytes": round(4e-6 * numbers * config.samples, 1),
+        "estimated seconds": round(seconds, 1),
+        "workers": workers,
+    }

@@ -1,0 +1,48 @@
+"""Finds the stored result that a user means: a path, `name-hash`, or the name where it is unique."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pdediff.errors import ConfigError
+from pdediff.wording import nearest, show
+
+KINDS = {"data": "sets", "prior": "runs", "reconstruction": "recon", "report": "reports"}
+"""Folder under the data root of each kind of result."""
+
+
+def locate(root: Path, what: str, text: str) -> Path:
+    """The folder of the `what` (data, prior, reconstruction, report) called `text`. Raises ConfigError."""
+    given = Path(text)
+    if text and given.is_dir():
+        return given
+    if given.exists():
+        raise ConfigError(f"{what}={show(text)} is a file, not the folder of a result")
+    folder = root / KINDS[what]
+    known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found = [name for name in known if name == text] or [name for name in known if name.rpartition("-")[0] == text]
+    if len(found) == 1:
+        return folder / found[0]
+    if found:
+        raise ConfigError(f"{what}={show(text)} could be {', '.join(found)}", hint="give the full name")
+    names = {*known, *(name.rpartition("-")[0] for name in known)} - {""}
+    hint = nearest(text, names) or (f"there are {', '.join(known)}" if known else f"{folder} has none yet")
+    raise ConfigError(f"{what}={show(text)} is neither a folder nor a name under {folder}", hint=hint)
+
+
+def locate_any(root: Path, text: str) -> Path:
+    """The stored result called `text`, of any kind. Raises ConfigError."""
+    if text and Path(text).is_dir():
+        return Path(text)
+    found = []
+    for what in KINDS:
+        try:
+            found.append(locate(root, what, text))
+        except ConfigError as problem:
+            if "could be" in problem.message:
+                raise
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"{show(text)} could be {', '.join(map(str, found))}", hint="give the path")
+    raise ConfigError(f"{show(text)} is no result under {root}", hint="`pdediff ls` shows what there is")

@@ -1,0 +1,104 @@
+"""Scores of posteriors against truths, what to doubt about them, and reports; matplotlib loads on first use."""
+
+from __future__ import annotations
+
+from pdediff.metrics.calibration import (
+    chi_square,
+    coverage,
+    crps,
+    energy_score,
+    rank_cell,
+    rank_histogram,
+    spread,
+    spread_skill,
+    uniformity,
+    weighted_quantile,
+)
+from pdediff.metrics.diagnostics import (
+    Estimate,
+    bootstrap,
+    bures,
+    distinct_roots,
+    effective_sample_size,
+    gaussian_distances,
+    misfit,
+)
+from pdediff.metrics.doubts import Doubt, Verdict, doubts, most_accurate, verdict
+from pdediff.metrics.errors import misclassified, relative_l2, relative_l2_of_draws, rmse
+from pdediff.metrics.report import draw, finite_json, html, markdown
+from pdediff.metrics.report_data import (
+    Case,
+    FieldInfo,
+    Method,
+    Posterior,
+    ProfileRow,
+    Provenance,
+    ReportData,
+    Sensors,
+    Training,
+)
+from pdediff.metrics.score import CASE, LEVELS, METRICS, Geometry, Metric, Profile, profile, score
+from pdediff.metrics.spectra import mean_spectrum, radial_spectrum, spectral_error
+from pdediff.metrics.summary import Comparison, Row, Table, paired, rows, summarise
+from pdediff.metrics.table import plain, show
+
+__all__ = [
+    "CASE",
+    "LEVELS",
+    "METRICS",
+    "Case",
+    "Comparison",
+    "Doubt",
+    "Estimate",
+    "FieldInfo",
+    "Geometry",
+    "Method",
+    "Metric",
+    "Posterior",
+    "Profile",
+    "ProfileRow",
+    "Provenance",
+    "ReportData",
+    "Row",
+    "Sensors",
+    "Table",
+    "Training",
+    "Verdict",
+    "bootstrap",
+    "bures",
+    "chi_square",
+    "coverage",
+    "crps",
+    "distinct_roots",
+    "doubts",
+    "draw",
+    "effective_sample_size",
+    "energy_score",
+    "finite_json",
+    "gaussian_distances",
+    "html",
+    "markdown",
+    "mean_spectrum",
+    "misclassified",
+    "misfit",
+    "most_accurate",
+    "paired",
+    "plain",
+    "profile",
+    "radial_spectrum",
+    "rank_cell",
+    "rank_histogram",
+    "relative_l2",
+    "relative_l2_of_draws",
+    "rmse",
+    "rows",
+    "score",
+    "show",
+    "spectral_error",
+    "spread",
+    "spread_skill",
+    "summarise",
+    "uniformity",
+    "verdict",
+    "weighted_quantile",
+]

@@ -1,0 +1,59 @@
+"""Gaussian conditioning on a linear observation: the gain behind guidance, twisted particles and kriging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pdediff.diffusion import Covariance
+from pdediff.observe import Observation
+from pdediff.types import fold
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """x0 ~ N(mean, C) given y = H x0 + n: everything that does not depend on the mean, in float64.
+
+    rows: H as (m, channel, *space); cross: C H^T likewise; factor: Cholesky of R + H C H^T.
+    """
+
+    observation: Observation
+    covariance: Covariance
+    rows: Tensor
+    cross: Tensor
+    factor: Tensor
+    gain: Tensor
+
+    @staticmethod
+    def of(observation: Observation, covariance: Covariance, rows: Tensor) -> Conditioning:
+        """Build from the rows of H (m, channel, *space) in float64."""
+        cross = covariance.matvec(rows)
+        innovation = rows.flatten(1) @ cross.flatten(1).T + torch.diag(observation.noise.std.to(rows) ** 2)
+        factor = torch.linalg.cholesky(0.5 * (innovation + innovation.T))
+        gain = torch.cholesky_solve(cross.flatten(1), factor)
+        return Conditioning(observation, covariance, rows, cross, factor, gain)
+
+    def update(self, mean: Tensor, residual: Tensor) -> Tensor:
+        """Conditional mean: mean + C H^T (R + H C H^T)^-1 residual for rows mean (k, ...), residual (k, m)."""
+        return mean + (residual.to(mean) @ self.gain.to(mean)).reshape(mean.shape)
+
+    def log_evidence(self, residual: Tensor) -> Tensor:
+        """log N(residual; 0, R + H C H^T) per row, float64."""
+        return gaussian_log_density(residual, self.factor)
+
+    def draw(self, mean: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Conditional draws by Matheron's rule: a free draw, corrected by the gain times its own residual."""
+        free = mean + self.covariance.draw(fold(seeds, 0), mean.dtype)
+        noise = self.observation.noise.sample(fold(seeds, 1), mean.dtype).to(mean.device)
+        return self.update(free, self.observation.residual(free) - noise)
+
+
+def gaussian_log_density(residual: Tensor, factor: Tensor) -> Tensor:
+    """log N(residual; 0, L L^T) for rows (k, m) and a Cholesky factor L, float64."""
+    white = torch.linalg.solve_triangular(factor, residual.to(factor).T, upper=False)
+    constant = factor.diagonal().log().sum() + 0.5 * len(factor) * math.log(2 * math.pi)
+    return -0.5 * white.square().sum(0) - constant

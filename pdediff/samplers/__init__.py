@@ -1,0 +1,42 @@
+"""Samplers: each compiles to a plan of a few linear steps, and one runner folds every plan."""
+
+from pdediff.samplers.ab_pc import PC
+from pdediff.samplers.ddim import DDIM
+from pdediff.samplers.default import Default
+from pdediff.samplers.dpm_solver_pp import DPMSolverPP
+from pdediff.samplers.field import Parameterisation, field, weights
+from pdediff.samplers.gaussian import Response, moments, response
+from pdediff.samplers.grids import blended, edm_grid, equal_mass, uniform_lambda, uniform_phi, uniform_u
+from pdediff.samplers.pilot import pilot_grid
+from pdediff.samplers.plan import Eval, Lin, Plan, Sampler, check_levels
+from pdediff.samplers.runner import Observer, run
+from pdediff.samplers.sample import gaussian_start, sample
+
+__all__ = [
+    "DDIM",
+    "PC",
+    "DPMSolverPP",
+    "Default",
+    "Eval",
+    "Lin",
+    "Observer",
+    "Parameterisation",
+    "Plan",
+    "Response",
+    "Sampler",
+    "blended",
+    "check_levels",
+    "edm_grid",
+    "equal_mass",
+    "field",
+    "gaussian_start",
+    "moments",
+    "pilot_grid",
+    "response",
+    "run",
+    "sample",
+    "uniform_lambda",
+    "uniform_phi",
+    "uniform_u",
+    "weights",
+]

@@ -1,0 +1,109 @@
+"""Adams-Bashforth predictor with a corrector that costs no evaluation: all deterministic multistep samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
+
+from pdediff.samplers.field import DataPrediction, FieldName, Parameterisation, field, weights
+from pdediff.samplers.grids import natural_grid
+from pdediff.samplers.plan import STATE, Eval, Lin, Plan, check_levels
+from pdediff.types import Positive
+
+Order = Annotated[int, Interval(ge=1, le=4)]
+
+
+@dataclass(frozen=True)
+class PC:
+    """Predictor-corrector sampler of the probability flow in one of four parameterisations.
+
+    Predictor: x = S(t) / S(s) x_s + sum_j w_j m_j over the last `order` evaluations. Corrector: the same with the
+    evaluation at the predicted state added, which the next step needs anyway and which is not repeated (the idea
+    of UniPC, Zhao et al. 2023, sec. 3; with field x0 or eps this is UniPC, without the corrector and with x0 it is
+    DPM-Solver++, Lu et al. 2022, with eps DEIS, Zhang & Chen 2023). One evaluation per step; the last step is
+    predicted only. The error falls as steps^-(order + 1), or steps^-order without the corrector, provided
+    the start is nearly Gaussian noise: the first steps run at lower order.
+
+    Good values: field v with s = standard deviation of the data, order 2 up to 10 steps and 3 above.
+    """
+
+    field: FieldName = "v"
+    order: Order = 2
+    s: Positive = 1.0
+    corrector: bool = True
+
+    @property
+    def slope(self) -> int:
+        """Promised order of convergence; at order 4 down to an error of about 1e-6, where the first steps show."""
+        return self.order + self.corrector
+
+    def integrator(self, steps: int) -> tuple[Parameterisation, int]:
+        """Parameterisation and predictor order."""
+        return field(self.field, self.s), self.order
+
+    def grid(self, steps: int, sigma_max: float, sigma_min: float) -> list[float]:
+        """Uniform in the interpolation variable of the field; sigma_min = 0 is reached by a step of its own."""
+        return natural_grid(self.field, steps, sigma_max, sigma_min, self.s)
+
+    def plan(self, sigmas: Sequence[float]) -> Plan:
+        """The compiled steps; `ConfigError` if the levels do not decrease or are too few for the order."""
+        levels = check_levels(sigmas, self.order)
+        return multistep(levels, field(self.field, self.s), self.order, corrector=self.corrector)
+
+
+def multistep(
+    levels: Sequence[float],
+    of: Parameterisation,
+    order: int,
+    *,
+    corrector: bool = False,
+    variance: Callable[[float, float], float] | None = None,
+) -> Plan:
+    """Plan of the AB(order) predictor, with or without the free corrector, along checked levels.
+
+    `variance(start, stop)` is that of the noise added in a step; predictor and corrector share the noise.
+    """
+    steps, last = len(levels) - 1, len(levels) - 2
+    ops = _evaluate(of, levels, 0, STATE, order)
+    for i in range(steps):
+        # To sigma = 0 only fields that are regular there can extrapolate; the others take the denoised state.
+        p = 1 if levels[i + 1] == 0.0 and not of.reaches_zero else min(order, i + 1)
+        noise = variance(levels[i], levels[i + 1]) if variance else 0.0
+        history = list(range(i, i - p, -1))
+        predicted = "predicted" if corrector and i < last else STATE
+        ops.append(_advance(of, levels, i, history, predicted, order, noise))
+        if i == last:
+            break
+        ops += _evaluate(of, levels, i + 1, predicted, order)
+        if corrector:
+            ops.append(_advance(of, levels, i, [i + 1, *history], STATE, order, noise))
+    return Plan(tuple(ops), tuple(levels))
+
+
+def _memory(node: int, order: int) -> str:
+    # order + 1 slots: a corrector of the last nodes needs the new one beside all old ones.
+    return f"m{node % (order + 1)}"
+
+
+def _evaluate(of: Parameterisation, levels: Sequence[float], node: int, src: str, order: int) -> list[Eval | Lin]:
+    c_x, c_denoised = of.model(levels[node])
+    slot = _memory(node, order)
+    if (c_x, c_denoised) == (0.0, 1.0):
+        return [Eval(slot, src, levels[node])]
+    return [Eval("denoised", src, levels[node]), Lin(slot, ((src, c_x), ("denoised", c_denoised)))]
+
+
+def _advance(
+    of: Parameterisation, levels: Sequence[float], i: int, nodes: Sequence[int], dst: str, order: int, noise: float
+) -> Lin:
+    start, stop = levels[i], levels[i + 1]
+    if stop == 0.0 and isinstance(of, DataPrediction):
+        return Lin(dst, ((_memory(nodes[0], order), 1.0),))
+    if stop == 0.0 and not of.reaches_zero:
+        return Lin(dst, ((STATE, 1.0), (_memory(nodes[0], order), -start)))
+    found = weights(of, [levels[j] for j in nodes], start, stop)
+    terms = [(_memory(j, order), w) for j, w in zip(nodes, found, strict=True)]
+    return Lin(dst, ((STATE, of.scale(stop) / of.scale(start)), *terms), noise, i)

@@ -1,0 +1,288 @@
+"""What each stage can be told: strict models whose field names are the options of the command line.
+
+The fields of these models, defaults written out, are the identity of a stage's result; where it runs (`ComputeConfig`)
+is not part of it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Interval, Le, MinLen
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Tag, model_validator
+
+from pdediff.config import STRICT, canonical
+from pdediff.types import Fraction, NonNegativeInt, Positive, PositiveInt, Seed
+
+__all__ = [
+    "CalibrationConfig",
+    "ComputeConfig",
+    "DemoConfig",
+    "EvaluateConfig",
+    "FitSettings",
+    "GenerateConfig",
+    "ReconstructConfig",
+    "ReconstructOptions",
+    "SampleConfig",
+    "Sensors",
+    "SlurmConfig",
+    "SplitConfig",
+    "TrainConfig",
+]
+
+NAME = r"[a-z0-9][a-z0-9_.-]{0,63}"
+IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
+
+
+def _matching(pattern: str, what: str) -> AfterValidator:
+    compiled = re.compile(pattern, re.ASCII)
+
+    def check(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError(f"is not {what}")
+        return text
+
+    return AfterValidator(check)
+
+
+Name = Annotated[str, _matching(NAME, "a name (a-z, 0-9, '_', '.', '-'; at most 64; starts with a letter or digit)")]
+FieldName = Annotated[str, _matching(IDENTIFIER, "the name of a field")]
+PdeNode = Annotated[dict[str, Any], canonical("pde")]
+NetworkNode = Annotated[dict[str, Any], canonical("network")]
+NoiseNode = Annotated[dict[str, Any], canonical("noise")]
+SamplerNode = Annotated[dict[str, Any], canonical("sampler")]
+PosteriorNode = Annotated[dict[str, Any], canonical("posterior")]
+Grid = Annotated[int, Interval(ge=4, le=4096)]
+Count = Annotated[int, Interval(ge=1, le=100_000_000)]
+Tile = Annotated[int, Interval(ge=1, le=65_536)]
+Steps = Annotated[int, Interval(ge=1, le=10_000)]
+Threads = Annotated[int, Interval(ge=1, le=1024)]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(**STRICT, frozen=True)
+
+
+class _Levels(_Config):
+    @model_validator(mode="after")
+    def _ordered(self) -> Any:
+        low, high = getattr(self, "sigma_min", 0.0), getattr(self, "sigma_max", 1.0)
+        if low >= high:
+            raise ValueError(f"sigma_min={low:g} must be less than sigma_max={high:g}")
+        return self
+
+
+class SplitConfig(_Config):
+    """Shares of the samples for training, validation and test."""
+
+    train: Fraction = 0.9
+    valid: Fraction = 0.05
+    test: Fraction = 0.05
+
+    @model_validator(mode="after")
+    def _whole(self) -> SplitConfig:
+        total = self.train + self.valid + self.test
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(f"train + valid + test = {total:g} must be 1")
+        return self
+
+
+class GenerateConfig(_Config):
+    """A data set: `samples` problems of `pde` on `grid` points a side.
+
+    `shard` samples are one file and one unit of work, computed `tile` at a time; the run fails if more than the
+    share `max_rejected` of the samples is rejected.
+    """
+
+    name: Name | None = None
+    pde: PdeNode
+    samples: Count = 1024
+    grid: Grid = 64
+    seed: Seed = 0
+    tile: Tile = 8
+    shard: Tile = 64
+    split: SplitConfig = SplitConfig()
+    max_rejected: Fraction = 0.01
+
+    @model_validator(mode="after")
+    def _aligned(self) -> GenerateConfig:
+        if self.shard % self.tile:
+            raise ValueError(f"shard={self.shard} must be a multiple of tile={self.tile}")
+        return self
+
+
+class FitSettings(_Levels):
+    """How a network is fitted: AdamW with warm-up and cosine, EMA, clipping, log-normal training noise levels.
+
+    `augment` uses the symmetries of the PDE; noise levels are relative to normalised fields.
+    """
+
+    steps: Count = 2000
+    batch: Tile = 64
+    learning_rate: Positive = 2e-3
+    warm_up: NonNegativeInt = 100
+    ema_half_life: Positive = 5000.0
+    clip: Positive = 1.0
+    sigma_min: Positive = 0.005
+    sigma_max: Positive = 80.0
+    sigma_data: Positive = 1.0
+    level_mean: float = 0.3
+    level_std: Positive = 1.8
+    augment: bool = True
+    checkpoint_every: PositiveInt = 200
+    precision: Literal["float32", "bf16"] = "float32"
+
+
+class CalibrationConfig(_Config):
+    """Error covariance of the denoiser: measured at `levels` noise levels on `fields` held-out fields, of `rank`."""
+
+    levels: Annotated[int, Interval(ge=2, le=200)] = 12
+    fields: Annotated[int, Interval(ge=2, le=100_000)] = 256
+    rank: Annotated[int, Interval(ge=1, le=10_000)] = 128
+
+
+class TrainConfig(_Config):
+    """A diffusion prior over `fields` (default: all) of a data set."""
+
+    name: Name | None = None
+    network: NetworkNode
+    noise: NoiseNode
+    fields: Annotated[list[FieldName], MinLen(1)] | None = None
+    seed: Seed = 0
+    fit: FitSettings = FitSettings()
+    calibration: CalibrationConfig = CalibrationConfig()
+    threads: Threads = 1
+
+    @model_validator(mode="after")
+    def _distinct(self) -> TrainConfig:
+        if self.fields and len(set(self.fields)) < len(self.fields):
+            raise ValueError(f"fields={self.fields} names a field twice")
+        return self
+
+
+class SampleConfig(_Levels):
+    """`n` draws from a prior, on its own grid or (function-space priors) another."""
+
+    name: Name | None = None
+    sampler: SamplerNode
+    n: Count = 64
+    steps: Steps = 40
+    seed: Seed = 0
+    tile: Tile = 16
+    sigma_max: Positive = 80.0
+    sigma_min: Annotated[float, Ge(0.0)] = 0.01
+    grid: Grid | None = None
+
+
+class Sensors(_Config):
+    """Synthetic observations of held-out cases: a number of point sensors for each field.
+
+    `noise` is the standard deviation of the readings over that of the field; sensors of the fields in `on_grid` sit
+    on grid points, the others anywhere in the domain.
+    """
+
+    sensors: Annotated[dict[FieldName, Count], MinLen(1)]
+    noise: Annotated[float, Interval(gt=0.0, le=10.0)] = 0.01
+    on_grid: list[FieldName] = []
+
+    @model_validator(mode="after")
+    def _known(self) -> Sensors:
+        for name in self.on_grid:
+            if name not in self.sensors:
+                raise ValueError(f"on_grid names {name!r}, which has no sensors")
+        return self
+
+
+def _kind_of_observations(value: Any) -> str:
+    return "file" if isinstance(value, str) else "recipe"
+
+
+Observations = Annotated[
+    Annotated[str, MinLen(1), Tag("file")] | Annotated[Sensors, Tag("recipe")], Discriminator(_kind_of_observations)
+]
+
+
+class ReconstructOptions(_Config):
+    """What is reconstructed: `draws` for each of `cases` of a data set's `split`, or for the cases of a file."""
+
+    name: Name | None = None
+    observations: Observations
+    cases: Count = 8
+    split: Literal["train", "valid", "test"] = "test"
+    draws: Annotated[int, Interval(ge=1, le=1_000_000)] = 32
+    seed: Seed = 0
+    tile: Tile = 32
+
+
+class ReconstructConfig(ReconstructOptions):
+    """Posterior draws of fields from observations."""
+
+    posterior: PosteriorNode
+
+
+class EvaluateConfig(_Config):
+    """Scores of reconstructions: coverage at `levels`, misclassified points of fields with a threshold."""
+
+    name: Name | None = None
+    thresholds: dict[FieldName, float] = {}
+    levels: Annotated[list[Annotated[float, Interval(gt=0.0, lt=1.0)]], MinLen(1)] = [0.5, 0.9]
+
+
+class DemoConfig(_Config):
+    """The whole job: data, prior, draws of the prior, every posterior on the same cases, report.
+
+    A posterior that is set to null is left out.
+    """
+
+    name: Name | None = None
+    generate: GenerateConfig
+    train: TrainConfig
+    sample: SampleConfig
+    reconstruct: ReconstructOptions
+    posteriors: Annotated[dict[Name, PosteriorNode], MinLen(1)]
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("posteriors"), dict):
+            kept = {key: node for key, node in data["posteriors"].items() if node is not None}
+            return data | {"posteriors": kept}
+        return data
+
+    def reconstructions(self) -> dict[str, ReconstructConfig]:
+        """One reconstruction for each posterior, named after it unless `reconstruct.name` is given."""
+        shared = self.reconstruct.model_dump()
+        prefix = f"{self.reconstruct.name}-" if self.reconstruct.name else ""
+        return {
+            key: ReconstructConfig.model_validate(shared | {"name": prefix + key, "posterior": node})
+            for key, node in self.posteriors.items()
+        }
+
+
+class SlurmConfig(_Config):
+    """What one SLURM job asks for."""
+
+    partition: str | None = None
+    account: str | None = None
+    cores: Threads = 4
+    memory: str = "16GiB"
+    walltime: str = "01:00:00"
+    gpus: Annotated[int, Interval(ge=0, le=64)] = 0
+    prologue: list[str] = []
+
+
+Memory = Annotated[str, _matching(r"auto|[0-9]+(\.[0-9]+)? ?[MG]i?B", "'auto' or a size such as 4GiB")]
+
+
+class ComputeConfig(_Config):
+    """Where a stage runs; never part of what it computes."""
+
+    cluster: Literal["inline", "local", "address", "gpu", "slurm"] = "local"
+    workers: Annotated[int, Ge(1), Le(4096)] = 2
+    address: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Threads = 1
+    memory: Memory = "auto"
+    slurm: SlurmConfig = SlurmConfig()

@@ -1,0 +1,137 @@
+"""A stored prior brought back: network, normalisation, calibrated error, and what its channels mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pdediff import checkpoint
+from pdediff import config as configs
+from pdediff.diffusion import CalibratedError, Covariance, Denoiser, LowRankCovariance, NetworkDenoiser, WhiteNoise
+from pdediff.errors import MatchError
+from pdediff.store import SetReader
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """A denoiser in normalised units, z = (x - offset) / scale, with the names and units of its channels."""
+
+    denoiser: Denoiser
+    offset: Tensor
+    scale: Tensor
+    meta: dict[str, Any]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(self.meta["fields"])
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return tuple(self.meta["dims"])
+
+    @property
+    def coordinates(self) -> dict[str, np.ndarray]:
+        """Grid coordinates by dim, physical units."""
+        return {dim: np.asarray(values) for dim, values in self.meta["coordinates"].items()}
+
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        """Which dims wrap around."""
+        return tuple(self.meta["periodic"])
+
+    def physical(self, z: Tensor) -> Tensor:
+        """Normalised rows in physical units."""
+        return self.offset.to(z) + self.scale.to(z) * z
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianFit:
+    """The Gaussian with the mean and covariance of a set of fields: what kriging conditions."""
+
+    mean: Tensor
+    covariance: Covariance
+    noise: WhiteNoise = WhiteNoise()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.mean.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mean.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def error(self, sigma: float) -> Covariance:
+        """The covariance itself, at infinite noise; kriging asks for no other level."""
+        if not np.isinf(sigma):
+            raise ValueError(f"a Gaussian fit knows the error at sigma=inf only, not at {sigma:g}")
+        return self.covariance
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        raise TypeError("a Gaussian fit is conditioned, not sampled through noise levels")
+
+
+def load_prior(run: Path, device: str = "cpu") -> Prior:
+    """The finished prior of a run folder; cached per checkpoint content, so a worker loads it once.
+
+    Raises IntegrityError where no whole checkpoint is left.
+    """
+    return _load(run, checkpoint.digest(run), device)
+
+
+@lru_cache(maxsize=4)
+def _load(run: Path, sha256: str, device: str) -> Prior:
+    tensors, meta = checkpoint.load(run)
+    network = configs.build("network", meta["network"]).build(len(meta["fields"]), len(meta["dims"]), 0)
+    weights = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+    network.load_state_dict(weights)
+    network.eval().requires_grad_(False).to(device)
+    denoiser = NetworkDenoiser(
+        network,
+        tensors["mean"].to(device),
+        configs.build("noise", meta["noise"]),
+        CalibratedError.from_tensors(tensors),
+        float(meta["sigma_data"]),
+    )
+    return Prior(denoiser, tensors["offset"].to(device), tensors["scale"].to(device), meta)
+
+
+def gaussian_fit(prior: Prior, data: Path) -> GaussianFit:
+    """Mean and full covariance of the training fields of `data`, in the prior's normalised units."""
+    return _gaussian_fit(prior, data)
+
+
+@lru_cache(maxsize=2)
+def _gaussian_fit(prior: Prior, data: Path) -> GaussianFit:
+    reader = SetReader(data)
+    z = normalised(reader.fields(prior.fields, reader.split("train")), prior.offset.cpu(), prior.scale.cpu()).double()
+    mean = z.mean(0)
+    factor = (z - mean) / (len(z) - 1) ** 0.5
+    # The nugget only makes the matrix invertible; its variance is that of float32 rounding.
+    nugget = torch.full(mean.shape, 1e-6, dtype=torch.float64)
+    return GaussianFit(mean.float(), LowRankCovariance(nugget, factor))
+
+
+def normalised(fields: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
+    """(x - offset) / scale, channel by channel."""
+    return (fields - offset) / scale
+
+
+def require_same_fields(prior: Prior, reader: SetReader) -> None:
+    """MatchError unless the set holds the prior's fields on the prior's grid."""
+    shapes = {name: reader.spec(name).shape for name in prior.fields if name in reader.names}
+    wanted = f"({', '.join(prior.fields)}) at {'x'.join(map(str, prior.denoiser.shape[1:]))}"
+    if len(shapes) < len(prior.fields):
+        raise MatchError(f"checkpoint expects channels {wanted}; dataset has ({', '.join(reader.names)})")
+    if any(shape != prior.denoiser.shape[1:] for shape in shapes.values()):
+        found = "x".join(map(str, next(iter(shapes.values()))))
+        raise MatchError(f"checkpoint expects channels {wanted}; dataset has ({', '.join(shapes)}) at {found}")

@@ -1,0 +1,201 @@
+"""Train a diffusion prior on a data set, calibrate its error, and keep both in one checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pdediff import checkpoint
+from pdediff import config as configs
+from pdediff.diffusion import CalibratedError, DenoisingLoss, NoiseLevels, held_out_errors, measure, precondition
+from pdediff.errors import DataError, MatchError, NumericalError
+from pdediff.runtime import Runtime
+from pdediff.stages.configs import TrainConfig
+from pdediff.stages.folders import VERSION, output_folder
+from pdediff.stages.priors import normalised
+from pdediff.stages.symmetry import augment, orbit
+from pdediff.store import SetReader, finish_folder, is_complete, read_identity, read_manifest
+from pdediff.train import FitConfig, fit
+from pdediff.types import Purpose, derive
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Normalised fields of the training and validation splits, and everything the prior must remember of the set."""
+
+    train: Tensor
+    valid: Tensor
+    offset: Tensor
+    scale: Tensor
+    meta: dict[str, Any]
+
+
+def train(config: TrainConfig, data: Path, root: Path, runtime: Runtime) -> Path:
+    """The run folder of the prior that `config` describes on `data`: trained, continued, or returned as it is.
+
+    Raises MatchError for fields the set does not have, NumericalError for a training that diverged.
+    """
+    reader = SetReader(data)
+    fields = fields_of(config, reader)
+    identity = {
+        "stage": "train",
+        "config": config.model_dump(exclude={"name"}),
+        "data": {"folder": data.name, "content": content_of(data)},
+    }
+    path = output_folder(root, "runs", config.name or data.name.rpartition("-")[0], identity)
+    if is_complete(path):
+        return path
+    with _threads(config.threads):
+        _train(config, load_data(reader, fields, config), identity, path, runtime)
+    return path
+
+
+def content_of(folder: Path) -> str:
+    """The content hash of a finished folder, as its manifest states it."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise MatchError(f"{folder} is not complete", hint="run the command that makes it again")
+    return str(manifest["content"])
+
+
+def fields_of(config: TrainConfig, reader: SetReader) -> tuple[str, ...]:
+    """The channels: those asked for, or all variables on the grid of the set's last output."""
+    specs = {name: reader.spec(name) for name in reader.names if name != "split" and reader.spec(name).shape}
+    if config.fields:
+        for name in config.fields:
+            if name not in specs:
+                raise MatchError(f"fields names {name!r}; {reader.path.name} has {', '.join(specs)}")
+        return tuple(config.fields)
+    outputs = [name for name, spec in specs.items() if spec.attrs.get("role") == "output"]
+    shape = specs[outputs[-1]].shape
+    return tuple(name for name, spec in specs.items() if spec.shape == shape)
+
+
+def load_data(reader: SetReader, fields: tuple[str, ...], config: TrainConfig) -> TrainingData:
+    """Fields in normalised units with the statistics of the training split."""
+    train_rows, valid_rows = reader.split("train"), reader.split("valid")
+    if len(train_rows) < 2 or len(valid_rows) < 2:
+        raise DataError(f"{reader.path.name} has {len(train_rows)} training and {len(valid_rows)} validation samples; "
+                        "training needs at least 2 of each", hint="generate with a larger split.valid")
+    stats = reader.statistics()
+    spec = reader.spec(fields[0])
+    dims = spec.dims[1:]
+    shape = (-1, *([1] * len(dims)))
+    offset = torch.tensor([stats[f]["mean"] for f in fields]).reshape(shape)
+    scale = torch.tensor([stats[f]["std"] for f in fields]).reshape(shape)
+    if not bool((scale > 0).all()):
+        constant = fields[int((scale.flatten() <= 0).nonzero()[0])]
+        raise DataError(f"{constant} is constant over the training split of {reader.path.name}")
+    wraps = str(reader.attrs["boundary"]).startswith("periodic")
+    meta = {
+        "fields": list(fields),
+        "dims": list(dims),
+        "units": {f: reader.spec(f).attrs.get("units", "1") for f in fields},
+        "long_names": {f: reader.spec(f).attrs.get("long_name", f) for f in fields},
+        "roles": {f: reader.spec(f).attrs.get("role", "output") for f in fields},
+        "coordinates": {d: reader.coordinates(d).tolist() for d in dims},
+        "periodic": [wraps and d != "time" for d in dims],
+        "symmetries": reader.attrs["symmetries"] if config.fit.augment else "none",
+        "network": config.network,
+        "noise": config.noise,
+        "sigma_data": config.fit.sigma_data,
+        "pde": read_identity(reader.path)["config"]["pde"],
+        "pdediff_version": VERSION,
+    }
+    parts = [normalised(reader.fields(fields, rows), offset, scale) for rows in (train_rows, valid_rows)]
+    return TrainingData(*parts, offset, scale, meta)
+
+
+def _train(config: TrainConfig, data: TrainingData, identity: dict[str, Any], path: Path, runtime: Runtime) -> None:
+    device = runtime.torch_device
+    seed = derive(config.seed, Purpose.WEIGHTS, 0)
+    network = configs.build("network", config.network).build(data.train.shape[1], data.train.dim() - 2, seed).to(device)
+    noise = configs.build("noise", config.noise)
+    settings = config.fit
+    levels = NoiseLevels(settings.level_mean, settings.level_std, settings.sigma_min, settings.sigma_max)
+    loss = DenoisingLoss(noise, levels, config.seed, settings.sigma_data)
+    fields = data.train.to(device)
+    symmetries = data.meta["symmetries"]
+
+    def batch_loss(model: nn.Module, indices: Tensor, step: int) -> Tensor:
+        return loss(model, augment(fields[indices], symmetries, config.seed, step), step)
+
+    fit_config = FitConfig(
+        steps=settings.steps,
+        batch=settings.batch,
+        learning_rate=settings.learning_rate,
+        warm_up=settings.warm_up,
+        ema_half_life=settings.ema_half_life,
+        clip=settings.clip,
+        checkpoint_every=settings.checkpoint_every,
+        precision=settings.precision,
+        seed=config.seed,
+    )
+    result = fit(network, batch_loss, len(fields), fit_config, path, meta=data.meta, progress=runtime.progress)
+    network.requires_grad_(False)
+    calibration = calibrate(config, data, network, runtime)
+    final = {f"network.{k}": v for k, v in network.state_dict().items() if k != "_metadata"}
+    final |= calibration.tensors()
+    final |= {"mean": orbit(data.train, data.meta["symmetries"], 8 * len(data.train)).mean(0), "offset": data.offset, "scale": data.scale}
+    told = {"loss": result.loss, "skipped_steps": result.skipped, "validation": validation(calibration)}
+    contract = checkpoint.Contract(
+        pde=data.meta["pde"]["kind"],
+        channels=tuple(data.meta["fields"]),
+        grid=tuple(data.train.shape[2:]),
+        dims=tuple(data.meta["dims"]),
+        units=tuple(data.meta["units"].values()),
+    )
+    meta = checkpoint.with_contract(data.meta | told, contract)
+    checkpoint.save(path, settings.steps, final, meta, final=True)
+    finish_folder(path, {"content": checkpoint.digest(path), "identity": identity, "seconds": round(result.seconds, 1)})
+
+
+def calibrate(config: TrainConfig, data: TrainingData, network: nn.Module, runtime: Runtime) -> CalibratedError:
+    """Error covariances of the trained denoiser on validation fields, and the prior covariance on training fields."""
+    options, symmetries = config.calibration, data.meta["symmetries"]
+    fields = orbit(data.valid, symmetries, options.fields).to(runtime.torch_device)
+    noise = configs.build("noise", config.noise)
+    sigmas = np.geomspace(config.fit.sigma_min, config.fit.sigma_max, options.levels).tolist()
+    denoise = partial(precondition, network, sigma_data=config.fit.sigma_data)
+    errors_at = held_out_errors(denoise, fields, noise.sample, config.seed)
+    everything = orbit(data.train, symmetries, 8 * len(data.train))
+    with runtime.progress.bar("calibrate", len(sigmas)) as bar:
+
+        def counted(sigma: float, level: int) -> Tensor:
+            errors = errors_at(sigma, level).cpu()
+            if not bool(torch.isfinite(errors).all()):
+                raise NumericalError(f"the trained denoiser is not finite at noise level {sigma:g}")
+            bar.advance(1, note=f"sigma {sigma:.3g}")
+            return orbit(errors, symmetries, 8 * len(errors))
+
+        return measure(counted, everything - everything.mean(0), sigmas, rank=options.rank, periodic=all(data.meta["periodic"]))
+
+
+def validation(calibration: CalibratedError) -> list[dict[str, float]]:
+    """Root-mean-square error of the denoiser per noise level, normalised units: the square root of the mean trace."""
+    return [
+        {"sigma": sigma, "rmse": math.sqrt(float(c.diagonal().mean()))}
+        for sigma, c in zip(calibration.sigmas, calibration.covariances, strict=True)
+    ]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

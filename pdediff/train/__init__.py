@@ -1,0 +1,6 @@
+"""One training loop for every network: `fit(network, loss, size, config, run)`, resumable to the bit."""
+
+from pdediff.train.loop import FitResult, Loss, fit
+from pdediff.train.schedule import FitConfig, Order, ema_decay, learning_rate
+
+__all__ = ["FitConfig", "FitResult", "Loss", "Order", "ema_decay", "fit", "learning_rate"]

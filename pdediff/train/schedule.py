@@ -1,0 +1,79 @@
+"""What happens at which step: learning rate, averaging and the order of the data, all functions of (seed, step)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pdediff.types import NonNegative, NonNegativeInt, Positive, PositiveInt, Purpose, Seed, derive, generator
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How long and how fast to train.
+
+    `ema_half_life` is in samples seen; `clip` bounds the norm of the gradient; training stops after `max_bad_steps`
+    steps in a row without a finite loss and gradient, and when the smoothed loss exceeds `divergence` times its best.
+    Good values: the defaults, with as many steps as the time allows.
+    """
+
+    steps: PositiveInt = 3000
+    batch: PositiveInt = 64
+    learning_rate: Positive = 2e-3
+    warm_up: NonNegativeInt = 100
+    weight_decay: NonNegative = 0.0
+    ema_half_life: Positive = 5000.0
+    clip: Positive = 1.0
+    checkpoint_every: PositiveInt = 500
+    log_every: PositiveInt = 10
+    precision: Literal["float32", "bf16"] = "float32"
+    max_bad_steps: PositiveInt = 10
+    divergence: Positive = 10.0
+    seed: Seed = 0
+
+
+def learning_rate(config: FitConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine to zero at the last step; `step` counts from 0."""
+    rise = min(1.0, (step + 1) / (config.warm_up + 1))
+    fall = 0.5 * (1.0 + math.cos(math.pi * max(0, step - config.warm_up) / max(1, config.steps - config.warm_up)))
+    return config.learning_rate * rise * fall
+
+
+def ema_decay(config: FitConfig, step: int) -> float:
+    """Weight of the old average at `step`: half-life of `ema_half_life` samples, or 5 % of those seen if fewer.
+
+    Karras et al. 2022, section 5: the ramp forgets the random start.
+    """
+    half_life = min(config.ema_half_life, 0.05 * (step + 1) * config.batch)
+    return 0.5 ** (config.batch / half_life)
+
+
+class Order:
+    """Which samples a step sees: consecutive pieces of one permutation of the data per epoch, drawn from the seed."""
+
+    def __init__(self, size: int, batch: int, seed: int) -> None:
+        if size < 1:
+            raise ValueError(f"training needs at least one sample; got {size}")
+        self.size, self.batch, self.seed = size, batch, seed
+        self._epoch: tuple[int, Tensor] | None = None  # the last permutation: a cache, not a state
+
+    def indices(self, step: int) -> Tensor:
+        """Indices `(batch,)` of a step; a batch may reach into the next epoch."""
+        first, last = step * self.batch, (step + 1) * self.batch
+        pieces = []
+        while first < last:
+            epoch, start = divmod(first, self.size)
+            piece = self._permutation(epoch)[start : start + last - first]
+            pieces.append(piece)
+            first += len(piece)
+        return torch.cat(pieces)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if self._epoch is None or self._epoch[0] != epoch:
+            draw = generator(derive(self.seed, Purpose.BATCH, epoch))
+            self._epoch = (epoch, torch.randperm(self.size, generator=draw))
+        return self._epoch[1]
