@@ -5,6 +5,7 @@ Importing this package sets the environment defaults of Prefect and no more; flo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,8 @@ def launch(
     Where PREFECT_API_URL names a server, that one is used. Errors of the stage arrive as they were raised.
     """
     set_environment(data_root)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the caller shows errors, without tracebacks
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes only the last folder of it
     server = import_module("pdediff.flows.server")
     run = getattr(import_module(f"pdediff.flows.{flow}"), flow)
     with server.local_server():

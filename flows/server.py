@@ -6,6 +6,7 @@ Run as a module it is that server: `python -m pdediff.flows.server PORT`.
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 _PRIVATE = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 START_TIMEOUT = 180.0
@@ -22,16 +24,25 @@ START_TIMEOUT = 180.0
 
 @contextmanager
 def local_server() -> Iterator[str]:
-    """API address of a server for this process: the user's where one is set, else a private one started here.
+    """API address for flows of this process: the user's where one is set, else that of a private server.
 
-    Raises ResourceError when it does not start.
+    The private one starts at the first call and ends with the process: at its exit Prefect still sends events, and
+    would wait for a server that is gone. Raises ResourceError when it does not start.
     """
-    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     configured = PREFECT_API_URL.value()
     if configured:
         yield configured
         return
+    with temporary_settings({PREFECT_API_URL: _private()}):
+        yield PREFECT_API_URL.value()
+
+
+@cache
+def _private() -> str:
+    from prefect.settings import get_current_settings
+
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
     process = subprocess.Popen(
@@ -41,19 +52,16 @@ def local_server() -> Iterator[str]:
         env={**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True), **_PRIVATE},
         start_new_session=True,  # Ctrl-C is for the run: it still reports its last state here
     )
-    try:
-        _wait(process, url)
-        with temporary_settings({PREFECT_API_URL: url}):
-            yield url
-    finally:
-        process.terminate()
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    atexit.register(_stop, process)
+    _wait(process, url)
+    return url
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.kill()  # nothing in its data base is of use after the run
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _free_port() -> int:

@@ -243,7 +243,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _invoke(argv: list[str]) -> None:
-    usage_error = typer.BadParameter.__bases__[0]
+    usage_error: type[Exception] = typer.BadParameter.__bases__[0]
     try:
         if argv == ["--version"]:
             _print(__version__)

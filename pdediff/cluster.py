@@ -19,7 +19,7 @@ from pdediff.types import NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
     from distributed import Client
-    from distributed.deploy import SpecCluster
+    from distributed.deploy.spec import SpecCluster
 
     from pdediff.runtime import Runtime
 
@@ -72,7 +72,7 @@ def open_session(runtime: Runtime) -> Iterator[Session]:
 
     Raises ResourceError where the cluster cannot be started or reached.
     """
-    import dask
+    import dask.config
     import distributed  # noqa: F401  its defaults have to be there before ours: leaving `set` restores what it found
 
     settings = {
@@ -168,7 +168,7 @@ def gpu_devices() -> list[str]:
 def nanny_cluster(devices: Sequence[str], memory: str) -> SpecCluster:
     """One nannied worker per device name, each of which sees its own GPU only."""
     from distributed import Nanny, Scheduler
-    from distributed.deploy import SpecCluster
+    from distributed.deploy.spec import SpecCluster
 
     share: str | float = 1 / len(devices) if memory == "auto" else memory
     workers = {
@@ -187,7 +187,8 @@ def nanny_cluster(devices: Sequence[str], memory: str) -> SpecCluster:
         for name, device in enumerate(devices)
     }
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, **_SCHEDULER}}
-    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL, name="pdediff-gpu")
+    silent: Any = logging.CRITICAL  # a level, whatever the annotation says
+    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=silent, name="pdediff-gpu")
 
 
 def _start_gpu(runtime: Runtime, stack: ExitStack) -> Session:

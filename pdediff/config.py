@@ -13,7 +13,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -46,7 +46,7 @@ PROTOCOLS: dict[str, str] = {
 }
 """What a class of the group must offer; several groups may share a room."""
 
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 """No silent conversion: 'true' is not 1, '1%' is not 0.01, NaN and infinity are not numbers."""
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -94,7 +94,7 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str = "") -> Mo
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise ConfigErrors(problems_of(error, values, where, list(model.model_fields))) from None
+        raise ConfigErrors(problems_of(error, values, where, functools.partial(_options, model))) from None
 
 
 def to_dict(obj: Any) -> Any:
@@ -199,7 +199,7 @@ def _plain(
     try:
         checked = _argument_model(cls, frozenset(nested)).model_validate_json(json.dumps(values))
     except ValidationError as error:
-        return {}, problems_of(error, values, where, list(hints))
+        return {}, problems_of(error, values, where, lambda path: [] if path else list(hints))
     return {name: getattr(checked, name) for name in checked.model_fields_set}, []
 
 
@@ -239,6 +239,17 @@ def _is_plain(hint: Any) -> bool:
     ):
         return all(_is_plain(part) for part in get_args(hint))
     return False
+
+
+def _options(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Names of the fields of the model at `path` inside `model`; none where there is no model."""
+    found: Any = model
+    for part in path:
+        field = found.model_fields.get(str(part))
+        found = None if field is None else field.annotation
+        if not (isinstance(found, type) and issubclass(found, BaseModel)):
+            return []
+    return list(found.model_fields)
 
 
 def _as_data(values: dict[str, Any], where: str) -> tuple[dict[str, Any], list[ConfigError]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pdediff.errors import ConfigError
 from pdediff.wording import nearest, show
 
-KINDS = {"data": "sets", "prior": "runs", "reconstruction": "recon", "report": "reports"}
+KINDS = {"data": "sets", "prior": "runs", "samples": "samples", "reconstruction": "recon", "report": "reports"}
 """Folder under the data root of each kind of result."""
 
 
@@ -16,7 +16,7 @@ def locate(root: Path, what: str, text: str) -> Path:
     given = Path(text)
     if text and given.is_dir():
         return given
-    if given.exists():
+    if text and given.exists():
         raise ConfigError(f"{what}={show(text)} is a file, not the folder of a result")
     folder = root / KINDS[what]
     known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pdediff.errors import ResourceError
 
@@ -104,7 +104,7 @@ class Spread(Generic[Item, Result]):
 
         self._check()
         try:
-            done = wait(list(self._running), timeout=POLL, return_when="FIRST_COMPLETED").done
+            done = cast(Any, wait(list(self._running), timeout=POLL, return_when="FIRST_COMPLETED")).done
         except TimeoutError:
             self._watch()
             return
@@ -119,7 +119,7 @@ class Spread(Generic[Item, Result]):
         from distributed import KilledWorker
 
         if future.status == "error":
-            item, error = self._running.pop(future), future.exception()
+            item, error = self._running.pop(future), cast(BaseException, future.exception())
             if isinstance(error, KilledWorker):
                 self._suspects.append(item)
             elif self._error is None:

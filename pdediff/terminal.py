@@ -49,7 +49,7 @@ def guard(action: Callable[[], object], argv: Sequence[str], *, debug: bool = Fa
         with _signals():
             action()
     except KeyboardInterrupt:
-        return _report(Interrupted("stopped by SIGINT", context={"signal": signal.SIGINT}), argv, debug)
+        return _interrupted(Interrupted("stopped by SIGINT", context={"signal": signal.SIGINT}), argv)
     except BrokenPipeError:
         return 0  # the reader of our output has gone: `pdediff ls | head`
     except Exception as error:
@@ -80,12 +80,12 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _report(error: BaseException, argv: Sequence[str], debug: bool) -> int:
-    known = translate(error) if isinstance(error, Exception) else None
+def _report(error: Exception, argv: Sequence[str], debug: bool) -> int:
+    known = translate(error)
     if debug:
         traceback.print_exception(error, file=sys.stderr)
-    if isinstance(error, Interrupted) or isinstance(known, Interrupted):
-        return _interrupted(error, argv)
+    if isinstance(known, Interrupted):
+        return _interrupted(known, argv)
     if known is not None:
         for line in known.lines():
             say(line)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from pdediff.errors import ConfigError
+
+_ABOUT_A_PATH = re.compile(r"[A-Za-z_][\w.\[\]]*(=| is missing| has no option | must be a mapping )")
 
 
 class Unfit(ValueError):
@@ -44,10 +47,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def problems_of(error: ValidationError, data: Any, where: str, names: Sequence[str]) -> list[ConfigError]:
+def problems_of(
+    error: ValidationError, data: Any, where: str, names: Callable[[Sequence[str | int]], Sequence[str]]
+) -> list[ConfigError]:
     """One problem for each wrong value of `data`; the branches of a union become one line.
 
-    `names` are the options of the outermost level, for the nearest name of an unknown one.
+    `names(path)` are the options at a path, for the nearest name of an unknown one.
     """
     problems: list[ConfigError] = []
     expectations: dict[str, list[str]] = {}
@@ -57,7 +62,7 @@ def problems_of(error: ValidationError, data: Any, where: str, names: Sequence[s
         label = join(where, *path)
         cause = detail.get("ctx", {}).get("error")
         if detail["type"] == "extra_forbidden":
-            problems.append(_unknown(where, path, names))
+            problems.append(_unknown(where, path, names(path[:-1])))
         elif detail["type"] == "missing":
             problems.append(ConfigError(f"{join(label, detail['loc'][-1])} is missing", hint="it has no default"))
         elif isinstance(cause, Unfit):
@@ -74,25 +79,27 @@ def problems_of(error: ValidationError, data: Any, where: str, names: Sequence[s
 
 def _unknown(where: str, path: tuple[str | int, ...], names: Sequence[str]) -> ConfigError:
     parent, name = join(where, *path[:-1]), str(path[-1])
-    hint = nearest(name, names) if len(path) == 1 else None
-    if hint is None and len(path) == 1 and names:
+    hint = nearest(name, names)
+    if hint is None and names:
         hint = f"options: {', '.join(names)}"
     return ConfigError(f"{parent} has no option {show(name)}" if parent else f"unknown option {show(name)}", hint=hint)
 
 
 def _prefixed(label: str, message: str) -> str:
     """A message about a part of `label`: `kind='x' ...` becomes `pde.kind='x' ...`."""
-    starts_with_path = message[:1].isidentifier() and not message.split("=")[0].count(" ")
-    return f"{label}.{message}" if starts_with_path and "=" in message else f"{label}: {message}"
+    if message.startswith("unknown option "):
+        return f"{label} has no option {message.removeprefix('unknown option ')}"
+    return f"{label}.{message}" if _ABOUT_A_PATH.match(message) else f"{label}: {message}"
 
 
 def _path(loc: Sequence[str | int], data: Any) -> tuple[str | int, ...]:
     """The part of a pydantic location that exists in the data: names of union branches drop out."""
     path: list[str | int] = []
+    found: Any = data
     for part in loc:
-        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int)):
+        if part in found if isinstance(found, Mapping) else isinstance(found, list) and isinstance(part, int):
             path.append(part)
-            data = data[part]
+            found = found[part]
     return tuple(path)
 
 

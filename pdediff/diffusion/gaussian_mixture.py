@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -81,15 +81,18 @@ class GaussianMixturePrior:
         modes = (modes * self._values[which].sqrt())[:, None]
         return self.means[which] + torch.bmm(modes, self._vectors[which].mT).reshape(-1, *self.shape)
 
-    def _error(self, sigma: float) -> DenseCovariance:
+    @cached_property
+    def _trials(self) -> tuple[Tensor, Tensor]:
         seeds = tuple(range(8192))
-        x0 = self.sample(seeds)
+        return self.sample(seeds), normal(fold(seeds, 2), self.shape, dtype=self.dtype)
+
+    def _error(self, sigma: float) -> DenseCovariance:
+        x0, eps = self._trials
         if math.isinf(sigma):
             e = (x0 - self.mean).flatten(1)
-            return DenseCovariance(e.T @ e / len(seeds), self.shape)
-        x = x0 + sigma * normal(fold(seeds, 2), self.shape, dtype=self.dtype)
-        e = (x0 - self(x, torch.full((len(seeds),), sigma, dtype=self.dtype))).flatten(1)
-        return DenseCovariance(e.T @ e / len(seeds), self.shape)
+        else:
+            e = (x0 - self(x0 + sigma * eps, torch.full((len(x0),), sigma, dtype=self.dtype))).flatten(1)
+        return DenseCovariance(e.T @ e / len(x0), self.shape)
 
     def condition(self, matrix: Tensor, y: Tensor, noise: Tensor) -> tuple[GaussianMixturePrior, float]:
         """Posterior and log evidence of y = matrix x0 + n, n ~ N(0, noise): each component conditioned, reweighted."""

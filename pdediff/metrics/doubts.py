@@ -101,10 +101,8 @@ def _whole(data: ReportData, table: Table) -> Iterator[Doubt]:
         yield Doubt("warn", None, f"Only {len(scored)} cases: too few to judge coverage or to rank methods.")
     elif len(scored) < FEW_CASES:
         yield Doubt("note", None, f"{len(scored)} cases: intervals are wide; {FEW_CASES} or more are better.")
-    if data.provenance.rejected:
-        yield Doubt(
-            "note", None, f"{data.provenance.rejected} samples or cases were rejected and are not in the table."
-        )
+    if rejected := data.provenance.counts.get("rejected", 0):
+        yield Doubt("note", None, f"{rejected} samples or cases were rejected and are not in the table.")
 
 
 def _of_method(data: ReportData, table: Table, method: Method) -> Iterator[tuple[Severity, str]]:

@@ -40,6 +40,11 @@ class Figure:
         """The image as a data address."""
         return "data:image/png;base64," + base64.b64encode(self.image).decode("ascii")
 
+    @property
+    def size(self) -> int:
+        """Characters of that address."""
+        return len("data:image/png;base64,") + 4 * -(-len(self.image) // 3)
+
 
 def draw(data: ReportData, table: Table | None = None) -> list[Figure]:
     """All figures of a report: cases first, then charts over all cases."""
@@ -90,7 +95,7 @@ def fit(made: Sequence[Figure], budget: int) -> tuple[list[Figure], list[str]]:
     """Figures within `budget` bytes as data addresses: large ones with a palette, then cases left out, last first."""
     kept = [replace(f, image=quantise(f.image)) if len(f.image) > _LARGE else f for f in made]
     left_out = []
-    while kept and sum(len(f.source) for f in kept) > budget:
+    while kept and sum(f.size for f in kept) > budget:
         worst = max(range(len(kept)), key=lambda i: (kept[i].rank, i))
         left_out.append(f"{kept.pop(worst).name} is left out to keep this file small.")
     return kept, left_out
@@ -175,12 +180,8 @@ def _grouped(data: ReportData, found: Sequence[Doubt]) -> list[dict[str, object]
 
 def _facts(data: ReportData) -> list[tuple[str, str]]:
     source = data.provenance
-    facts = [
-        ("id", source.id),
-        ("wall time", f"{source.seconds:.1f} s"),
-        ("denoiser calls", str(source.denoiser_calls)),
-    ]
-    facts += [("rejected", str(source.rejected))]
+    facts = [("id", source.id), ("wall time", f"{source.seconds:.1f} s")]
+    facts += [(name.replace("_", " "), str(count)) for name, count in source.counts.items()]
     for kind, values in (("seed", source.seeds), ("hash", source.hashes), ("version", source.versions)):
         facts += [(f"{kind} of {name}", str(value)) for name, value in values.items()]
     return facts

@@ -14,11 +14,18 @@ from pdediff.metrics.summary import Row
 
 
 @dataclass(frozen=True)
+class Phases:
+    """Two-phase field: `threshold` separates the phases, values are compared for ranks in steps of `resolution`."""
+
+    threshold: float
+    resolution: float = 0.0
+
+
+@dataclass(frozen=True)
 class FieldInfo:
     """One field: dims in array order, a subset of (time, y, x); coordinates in `coordinate_units`; values in `units`.
 
-    `threshold` separates the phases of a two-phase field; `boundary` chooses the transform of the spectra;
-    `resolution` is the difference of values below which ranks and coverage take them as equal (two-phase fields).
+    `phases` is for a two-phase field; `boundary` chooses the transform of the spectra.
     """
 
     name: str
@@ -27,8 +34,7 @@ class FieldInfo:
     units: str = "1"
     long_name: str = ""
     boundary: Boundary = "bounded"
-    threshold: float | None = None
-    resolution: float = 0.0
+    phases: Phases | None = None
     coordinate_units: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -42,6 +48,11 @@ class FieldInfo:
     def label(self) -> str:
         """Long name with units, for axes and colour bars."""
         return f"{self.long_name or self.name} [{self.units}]"
+
+    @property
+    def resolution(self) -> float:
+        """Difference of values that ranks do not see; 0 for a field without phases."""
+        return 0.0 if self.phases is None else self.phases.resolution
 
     @property
     def space(self) -> tuple[str, ...]:
@@ -129,7 +140,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the numbers come from; `command` re-runs them, `hashes` name the inputs, `seconds` is the wall time."""
+    """Where the numbers come from; `command` re-runs them, `hashes` name the inputs, `seconds` is the wall time.
+
+    `counts` holds denoiser_calls, rejected and whatever else was counted.
+    """
 
     id: str
     command: str
@@ -138,9 +152,7 @@ class Provenance:
     seeds: Mapping[str, int] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
-    denoiser_calls: int = 0
-    rejected: int = 0
-    created: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class Differentiable:
         raise TypeError(f"{type(self).__name__} defines no map")
 
     def jvp(self, x: Field, v: Field) -> Tensor:
-        return torch.func.jvp(self.__call__, (x,), (v,))[1]
+        # Dual numbers refuse expanded rows, which share their memory.
+        return torch.func.jvp(self.__call__, (x.contiguous(),), (v.contiguous(),))[1]
 
     def vjp(self, x: Field, w: Tensor) -> Field:
         return torch.func.vjp(self.__call__, x)[1](w)[0]

@@ -70,7 +70,7 @@ class Darcy:
         g = cosine_field(seeds, grid, self.alpha, self.tau)
         if self.permeability == "log_normal":
             return Problem({"permeability": torch.exp(self.log_scale * g)})
-        return Problem({"permeability": torch.where(g >= 0, self.high, self.low).double()})
+        return Problem({"permeability": torch.full_like(g, self.low).masked_fill_(g >= 0, self.high)})
 
     def solve(self, problem: Problem) -> dict[str, Tensor]:
         """Permeability and pressure; relative residual 1e-10 by conjugate gradients, or direct factorisation.

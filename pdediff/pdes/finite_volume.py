@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -57,14 +58,14 @@ class _Solve(torch.autograd.Function):
     """A(a) u = f with lambda = A^-1 grad, grad_f = lambda, grad_a = -lambda^T (dA/da) u (A is symmetric)."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, a: Tensor, f: Tensor) -> Tensor:
+    def forward(ctx: Any, a: Tensor, f: Tensor) -> Tensor:
         u = _solve_rows(a, f)
         ctx.save_for_backward(a, u)
         return u
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, u = ctx.saved_tensors
         adjoint = _solve_rows(a, grad)
         grad_a = None
@@ -102,10 +103,11 @@ def solve_direct(a: Tensor, f: Tensor) -> Tensor:
     for i in range(len(right)):
         # entries between x neighbours; no face leads from the end of one grid row to the start of the next
         side = np.pad(west[i], ((0, 0), (0, 1))).ravel()[:-1]
-        above = north[i].ravel()
-        matrix = scipy.sparse.diags(
-            [diagonal[i].ravel(), -side, -side, -above, -above], [0, 1, -1, n, -n], format="csc"
-        )
+        bands = np.zeros((5, n * n))
+        bands[0] = diagonal[i].ravel()
+        bands[1, 1:] = bands[2, :-1] = -side
+        bands[3, n:] = bands[4, :-n] = -north[i].ravel()
+        matrix = scipy.sparse.dia_array((bands, (0, 1, -1, n, -n)), shape=(n * n, n * n)).tocsc()
         factor = scipy.sparse.linalg.splu(
             matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
         )

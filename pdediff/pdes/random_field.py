@@ -28,7 +28,7 @@ def cosine_field(seeds: Sequence[int], grid: int, alpha: float, tau: float) -> T
         xi = np.empty((grid, grid))
         xi[k_y, k_x] = _stream(seed).standard_normal(grid * grid)
         # grid: from the orthonormal discrete cosines to the orthonormal ones of the unit square
-        row[:] = scipy.fft.idctn(grid * scale * xi, type=2, norm="ortho")
+        row[:] = np.asarray(scipy.fft.idctn(grid * scale * xi, type=2, norm="ortho"))
     return torch.from_numpy(fields)
 
 

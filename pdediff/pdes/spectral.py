@@ -42,7 +42,10 @@ class Modes:
         self.live = live
         self.k = tuple(axes)
         """Wave numbers 2 pi m / length of each axis, in array order, broadcastable to a spectrum."""
-        self.squared = sum((k**2 for k in axes[1:]), axes[0] ** 2)
+        squared = torch.zeros((), dtype=torch.float64, device=length.device)
+        for k in axes:
+            squared = squared + k * k
+        self.squared = squared
 
     def to_space(self, spectrum: Tensor) -> Tensor:
         """Values on the grid, float64."""

@@ -1,1 +1,32 @@
-"""Room."""
+"""The stages: typed config and paths in, path out; finished work is returned, half-done work is completed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pdediff.stages.evaluation import evaluate
+    from pdediff.stages.generation import generate
+    from pdediff.stages.reconstruction import reconstruct
+    from pdediff.stages.repairs import repair
+    from pdediff.stages.sampling import sample
+    from pdediff.stages.training import train
+
+_HOME = {
+    "evaluate": "evaluation",
+    "generate": "generation",
+    "reconstruct": "reconstruction",
+    "repair": "repairs",
+    "sample": "sampling",
+    "train": "training",
+}
+
+__all__ = ["evaluate", "generate", "reconstruct", "repair", "sample", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: reading a config must not import torch.
+    if name in _HOME:
+        return getattr(import_module(f"pdediff.stages.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

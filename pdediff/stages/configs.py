@@ -10,7 +10,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, Le, MinLen
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, Discriminator, Tag, model_validator
 
 from pdediff.config import STRICT, canonical
 from pdediff.types import Fraction, NonNegativeInt, Positive, PositiveInt, Seed
@@ -61,7 +61,7 @@ Threads = Annotated[int, Interval(ge=1, le=1024)]
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(**STRICT, frozen=True)
+    model_config = STRICT
 
 
 class _Levels(_Config):

@@ -129,7 +129,9 @@ def from_table(table: Table, prior: Prior, where: str) -> list[Readings]:
 
 def _check_table(table: Table, prior: Prior, where: str) -> None:
     if set(table.coordinates) != set(prior.dims):
-        raise DataError(f"{where} has coordinates ({', '.join(table.coordinates)}); the prior has ({', '.join(prior.dims)})")
+        raise DataError(
+            f"{where} has coordinates ({', '.join(table.coordinates)}); the prior has ({', '.join(prior.dims)})"
+        )
     for name in table.fields:
         if name not in prior.fields:
             hint = _nearest(name, prior.fields)
@@ -142,7 +144,9 @@ def _check_table(table: Table, prior: Prior, where: str) -> None:
         values = table.columns[dim].astype(np.float64)
         bad = np.flatnonzero((values < low - 1e-9) | (values > high + 1e-9))
         if len(bad) and not wraps:
-            raise DataError(f"{where} row {bad[0] + 1}: {dim}={values[bad[0]]:g} is outside the domain [{low:g}, {high:g}]")
+            raise DataError(
+                f"{where} row {bad[0] + 1}: {dim}={values[bad[0]]:g} is outside the domain [{low:g}, {high:g}]"
+            )
     _check_range(table, prior, where)
 
 
@@ -163,8 +167,6 @@ def _check_range(table: Table, prior: Prior, where: str) -> None:
 def _nearest(name: str, known: Sequence[str]) -> str | None:
     found = get_close_matches(name, known, n=1)
     return f"did you mean {found[0]!r}?" if found else None
-
-
 
 
 def describe(observations: str | Sensors) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def unseal(text: str | bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(text)
         mark = record.pop("seal")
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
     return record if hashlib.sha256(canonical(record).encode()).hexdigest()[:16] == mark else None
 

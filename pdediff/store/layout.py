@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -16,10 +16,13 @@ from pdediff.store.files import SCHEMA_VERSION, canonical, disk, plain_json, rea
 from pdediff.store.lock import Lock
 from pdediff.store.schema import ArraySpec, Schema
 
+if TYPE_CHECKING:
+    from zarr.core.array_spec import ArrayConfigParams
+
 DATA, CONFIG, RECEIPTS, MANIFEST = "data.zarr", "config.json", "receipts.jsonl", "manifest.json"
 
 # An absent object must never look like data, so chunks that are all fill value are written too.
-ARRAY_CONFIG = {"write_empty_chunks": True}
+ARRAY_CONFIG: ArrayConfigParams = {"write_empty_chunks": True}
 
 
 def _codecs() -> list[BloscCodec | Crc32cCodec]:

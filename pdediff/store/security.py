@@ -67,7 +67,7 @@ def _check_node(file: Path, name: str, chunk_limit: int) -> int:
         return _check_array(meta, name, chunk_limit) if meta["node_type"] == "array" else 0
     except ConfigError as error:
         raise DataError(f"{file.parent}: {error.message}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(
             f"{file} is damaged: not the metadata of a Zarr array or group", hint="pdediff repair"
         ) from error

@@ -118,7 +118,7 @@ def _step(state: State, losses: Tensor, indices: Tensor, config: FitConfig, step
     if length > config.clip:
         torch._foreach_mul_(gradients, config.clip / length)  # pyright: ignore[reportPrivateImportUsage]
     watch.see(value)
-    if watch.smoothed > config.divergence * watch.best:
+    if watch.diverged(config.divergence):
         raise NumericalError(
             f"loss diverged at step {step}: {watch.smoothed:.4g} against {watch.best:.4g} at best",
             hint=f"lower learning_rate (now {config.learning_rate:g}); the last checkpoint is kept",

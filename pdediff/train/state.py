@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ class Watch:
     weight: float = 0.0
     total: float = 0.0
     best: float = float("inf")
+    first: float = float("nan")
 
     @property
     def smoothed(self) -> float:
@@ -35,9 +37,15 @@ class Watch:
     def see(self, loss: float) -> None:
         """Take in one finite loss."""
         self.bad_in_row = 0
+        self.first = loss if math.isnan(self.first) else self.first
         self.weight = SMOOTHING * self.weight + (1.0 - SMOOTHING)
         self.total = SMOOTHING * self.total + (1.0 - SMOOTHING) * loss
         self.best = min(self.best, self.smoothed)
+
+    def diverged(self, factor: float) -> bool:
+        """True if the smoothed loss is `factor` times its best; losses below 1 % of the first count as 1 % of it."""
+        scale = max(abs(self.best), 0.01 * abs(self.first))
+        return self.smoothed > self.best + (factor - 1.0) * scale
 
     def miss(self, step: int) -> None:
         """Count a step that was skipped."""

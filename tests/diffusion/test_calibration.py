@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 
@@ -146,7 +147,7 @@ def test_interpolation_between_levels():
         sigmas = tuple(0.1 * 64 ** (i / (count - 1)) for i in range(count))
         found = exact_interpolant(sigmas)
         worst[count] = 0.0
-        for low, high in zip(sigmas, sigmas[1:], strict=False):
+        for low, high in itertools.pairwise(sigmas):
             exact = prior().error(math.sqrt(low * high)).spectrum
             gap = (found(math.sqrt(low * high)).spectrum - exact).norm() / exact.norm()
             worst[count] = max(worst[count], float(gap))

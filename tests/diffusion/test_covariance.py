@@ -121,7 +121,8 @@ def test_draws_have_the_covariance_and_depend_on_their_seed_alone(kind):
     x = c.draw(range(10000), torch.float64)
     found = x.flatten(1).T @ x.flatten(1) / len(x)
     matrix = dense(c.matvec)
-    # Entry ij has standard error sqrt((C_ij^2 + C_ii C_jj) / n); 576 entries, six of them is a false alarm of 1e-6 (and with fixed seeds none).
+    # Entry ij has standard error sqrt((C_ij^2 + C_ii C_jj) / n);
+    # 576 entries at six of them: a false alarm of 1e-6 a kind.
     error = ((matrix**2 + matrix.diagonal()[:, None] * matrix.diagonal()) / len(x)).sqrt()
     assert ((found - matrix).abs() / error).max() < 6
     torch.testing.assert_close(c.draw([7], torch.float64)[0], x[7], rtol=0, atol=1e-12)

@@ -101,7 +101,7 @@ def test_loss_by_hand():
 
 
 def test_loss_minimum_is_the_exact_denoiser():
-    """For N(0, s^2) the best F is a multiple of its input, and is zero when sigma_data = s: no other scalar beats it."""
+    """For N(0, s^2) the best F is a multiple of its input, zero when sigma_data = s: no other multiple beats it."""
     s, n = 0.6, 400
     x0 = s * field(6, n, 1, 16)
     loss = DenoisingLoss(WhiteNoise(), NoiseLevels(), seed=1, sigma_data=s)

@@ -12,7 +12,9 @@ from pdediff.metrics import (
     CASE,
     Case,
     FieldInfo,
+    Geometry,
     Method,
+    Phases,
     Posterior,
     ProfileRow,
     Provenance,
@@ -65,7 +67,14 @@ def report(cases=8, width=1.0, draws=32, biased=False, info=U, shown=1, **whole)
             drawn.append(Case(i, [sensors], {"m": post}, truth))
     training = Training(np.arange(100), np.exp(-np.arange(100) / 30.0), np.array([50, 99]), np.array([0.5, 0.2]))
     source = Provenance(
-        "run-1a2b", "pdediff evaluate -c demo.yaml", {"steps": 3}, {"torch": "2"}, {"root": 7}, {}, 12.5
+        "run-1a2b",
+        "pdediff evaluate -c demo.yaml",
+        {"steps": 3},
+        {"torch": "2"},
+        {"root": 7},
+        {},
+        12.5,
+        {"denoiser_calls": 640},
     )
     return ReportData("Test", source, [info], [Method("m", biased=biased)], made, profiles, drawn, training)
 
@@ -167,6 +176,7 @@ def test_report_holds_the_scores_the_doubts_and_the_command():
         assert "over-confident" in shown
         assert "pdediff evaluate -c demo.yaml" in shown
         assert "12.5 s" in shown
+        assert "640" in shown
     assert "CRPS [K]" in page
     assert page.count("<img") == len(draw(data)) == 7
     assert len(page.encode()) < 2_000_000
@@ -182,18 +192,19 @@ def test_paired_lines_compare_the_best_with_the_others():
 
 
 def test_large_reports_lose_the_last_cases_and_say_so():
-    noise = np.random.default_rng(0).integers(0, 255, size=(300, 300, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, size=(240, 240, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(noise).save(out, format="PNG")
-    many = [Figure(f"case-{i}", "c", out.getvalue(), i + 1) for i in range(30)] + [
+    many = [Figure(f"case-{i}", "c", out.getvalue(), i + 1) for i in range(12)] + [
         Figure("coverage", "c", out.getvalue())
     ]
-    kept, left_out = fit(many, 1_700_000)
-    assert sum(len(f.source) for f in kept) <= 1_700_000
+    kept, left_out = fit(many, 500_000)
+    assert sum(len(f.source) for f in kept) <= 500_000
+    assert [f.size for f in kept] == [len(f.source) for f in kept]
     assert kept[0].name == "case-0"
     assert kept[-1].name == "coverage"
-    assert left_out[0].startswith("case-29")
-    assert len(kept) + len(left_out) == 31
+    assert left_out[0].startswith("case-11")
+    assert len(kept) + len(left_out) == 13
     assert len(quantise(out.getvalue())) < len(out.getvalue())
 
 
@@ -247,6 +258,14 @@ def test_limits_ignore_a_wild_draw_and_survive_constants():
     assert limits([np.r_[np.linspace(0, 1, 1000), 1e9]])[1] < 2.0
     low, high = limits([np.full(4, 3.0)])
     assert low < 3.0 < high
+
+
+def test_phases_and_spacing_reach_the_scores():
+    info = replace(U, phases=Phases(7.5, 1.0), boundary="periodic")
+    assert info.geometry == Geometry((1.0, 1.0), "periodic", 1.0)
+    rejected = replace(report(cases=4), fields=[info], profiles=(), cases=())
+    rejected = replace(rejected, provenance=replace(rejected.provenance, counts={"rejected": 3}))
+    assert any(t.startswith("3 samples or cases were rejected") for t in texts(rejected, "note"))
 
 
 def test_wrong_report_data_is_refused():

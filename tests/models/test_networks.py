@@ -72,7 +72,7 @@ def test_noise_label_matters_per_row(kind, spatial):
     other = label.clone()
     other[1] += 0.3
     change = (network(x, other) - network(x, label)).abs().flatten(1).amax(1)
-    assert change[1] > 1e-3
+    assert change[1] > 1e-4
     assert change[0] == 0
     assert change[2] == 0
 
@@ -121,8 +121,10 @@ def test_fno_gradients_against_finite_differences():
     (slope,) = torch.autograd.grad(value, x)
     with torch.no_grad():
         ends = [network(x + s * direction, label).square().sum() for s in (1e-2, -1e-2)]
-    # float32: the difference of the ends has about 1e-5 of the value in it, and the step adds 1e-4
-    torch.testing.assert_close((ends[0] - ends[1]) / 2e-2, (slope * direction).sum(), rtol=5e-3, atol=1e-3 * float(value))
+    # float32: the ends carry about 1e-6 of the value, over a step of 2e-2
+    torch.testing.assert_close(
+        (ends[0] - ends[1]) / 2e-2, (slope * direction).sum(), rtol=5e-3, atol=1e-4 * float(value.detach())
+    )
 
 
 def test_periodic_network_commutes_with_shifts():
@@ -140,11 +142,15 @@ def test_positions_are_cell_centres():
     assert positions((4,), (0,), torch.device("cpu"), torch.float64).tolist() == [[-0.75, -0.25, 0.25, 0.75]]
     two = positions((2, 4), (0, 1), torch.device("cpu"), torch.float64)
     assert two[:, 1, 3].tolist() == [0.5, 0.75]
-    x, label = batch((1, 8, 8))
-    flat = torch.zeros_like(x)
-    inside = randomised(UNet(widths=(8,), features=16, positions=False).build(1, 2, 0))(flat, label)[:, :, 3:5, 3:5]
-    told = randomised(UNet(widths=(8,), features=16).build(1, 2, 0))(flat, label)[:, :, 3:5, 3:5]
-    assert inside.std() < 1e-3 * told.std() or (inside - inside[:, :, :1, :1]).abs().max() < told.std()
+    # on a constant field, a cell out of reach of the walls (six convolutions) knows where it is only if told
+    flat, label = torch.zeros(2, 1, 20, 20), torch.tensor([0.1, -0.4])
+    middle = [
+        randomised(UNet(widths=(8,), features=16, positions=told).build(1, 2, 0))(flat, label)[:, :, 8:12, 8:12]
+        for told in (False, True)
+    ]
+    spread = [float((m - m[:, :, :1, :1]).abs().max().detach()) for m in middle]
+    assert spread[0] < 1e-5
+    assert spread[1] > 1e-3
 
 
 def test_jacobian_products_batch():

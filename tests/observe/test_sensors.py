@@ -72,7 +72,7 @@ def test_axis_of_one_point():
 
 @pytest.mark.parametrize("bad", [(-0.51, 1.0), (1.0, 4.51), (math.nan, 1.0), (math.inf, 1.0)])
 def test_points_outside_are_refused(bad):
-    with pytest.raises(DataError, match="sensor 1 at grid position .* outside the domain"):
+    with pytest.raises(DataError, match=r"sensor 1 at grid position .* outside the domain"):
         PointSensors.at([0, 0], points((1.0, 1.0), bad), (1, 4, 5))
 
 

@@ -110,7 +110,7 @@ def test_check_names_what_is_wrong(small: tuple[PDE, int]) -> None:
     value[2].view(-1, grid ** len([d for d in output.dims if d != "time"]))[-1] = 0.01
     reasons = check(pde, fields)
     assert reasons[0] == f"{output.name} is not finite"
-    assert reasons[1] is not None and "outside" in reasons[1]
+    assert "outside" in str(reasons[1])
     assert reasons[2] == f"{output.name} has a constant frame"
     assert reasons[3] is None
 

@@ -14,7 +14,7 @@ from pdediff.pdes import KolmogorovFlow, Problem, spectral
 
 
 def _reference(w: np.ndarray, pde: KolmogorovFlow, time: float, steps: int) -> np.ndarray:
-    """Advective form u . grad w on a grid twice as fine (no aliases), Runge-Kutta 4: nothing shared with the package."""
+    """Runge-Kutta 4 on the advective form u . grad w, a grid twice as fine: nothing shared with the package."""
     n, fine = len(w), 2 * len(w)
     top = (n - 1) // 3
     m = np.fft.fftfreq(fine, 1.0 / fine)
@@ -52,9 +52,9 @@ def test_fourth_order_towards_an_independent_solution() -> None:
     for h in (0.05, 0.025, 0.0125):
         pde = KolmogorovFlow(**base, step=h * 24 / 64)
         errors.append((pde.solve(problem)["vorticity"][0, 1] - exact).norm().item() / exact.norm().item())
-    assert errors[-1] < 1e-7
-    assert np.log2(errors[0] / errors[1]) > 3.6
-    assert np.log2(errors[1] / errors[2]) > 3.7
+    assert errors[-1] < 5e-6
+    assert np.log2(errors[0] / errors[1]) > 3.9
+    assert np.log2(errors[1] / errors[2]) > 3.9
 
 
 class _Unforced:
@@ -89,11 +89,12 @@ def test_inviscid_transport_conserves_energy_and_enstrophy() -> None:
     pde = KolmogorovFlow(viscosity=1e-12, drag=0.0, frames=2, warm_up=0)
     start = pde.draw((3,), 32).fields["initial"]
     box = torch.tensor([2.0 * torch.pi], dtype=torch.float64)
-    w = spectral.evolve(_Unforced(pde), start, box, 5, 0.2, 0.01)
+    w = spectral.evolve(_Unforced(pde), start, box, 5, 0.2, 0.0025)
     monitored = pde.invariants({"vorticity": w})
     assert (w[:, 0] - w[:, -1]).norm() > 0.1 * w[:, 0].norm()
     for name in ("energy", "enstrophy"):
-        assert (monitored[name] / monitored[name][:, :1] - 1.0).abs().max() < 1e-6
+        # the scheme errs by h^4; the exact flow of the truncated system conserves both
+        assert (monitored[name] / monitored[name][:, :1] - 1.0).abs().max() < 2e-7
 
 
 def test_laminar_profile_is_steady_and_pushed_along_x() -> None:
@@ -123,5 +124,5 @@ def test_mean_vorticity_stays_zero_and_the_step_keeps_the_courant_limit() -> Non
 
 
 def test_a_grid_that_drops_the_force_is_refused() -> None:
-    with pytest.raises(ConfigError, match="forcing|force"):
+    with pytest.raises(ConfigError, match="drops the force"):
         KolmogorovFlow(forcing=4).draw((0,), 12)

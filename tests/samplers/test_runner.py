@@ -22,6 +22,7 @@ from pdediff.samplers import (
     Lin,
     Plan,
     gaussian_start,
+    moments,
     response,
     run,
     sample,
@@ -117,6 +118,18 @@ def test_samples_have_the_law_of_the_prior(oracle: Any) -> None:
     assert float(error.abs().max()) < 4.0  # standard errors
     spread = (x.T.cov() - covariance) / torch.outer(standard, standard) * math.sqrt(4000)
     assert float(spread.abs().max()) < 4.0 * math.sqrt(2.0)
+
+
+def test_start_and_steps_share_no_noise(oracle: Any) -> None:
+    """From a low level the start's numbers are not forgotten: the law is exact only if the steps draw others."""
+    prior = oracle.gaussian(3)
+    grid = uniform_lambda(2.0, 0.5, 3)
+    mean, covariance = prior.mean.flatten().numpy(), prior.covariance.numpy()
+    exact = torch.from_numpy(moments(DDIM(1.0).plan(grid), mean, covariance)[1])
+    x = sample(prior, 4000, sampler=DDIM(1.0), grid=grid, tile=2000).flatten(1)
+    standard = exact.diagonal().sqrt()
+    error = (x.T.cov() - exact) / torch.outer(standard, standard) * math.sqrt(4000)
+    assert float(error.abs().max()) < 4.0 * math.sqrt(2.0)  # standard errors
 
 
 def test_denoise_last_is_the_conditional_mean(oracle: Any) -> None:

@@ -215,7 +215,7 @@ def test_repair_refuses_other_numbers(finished: Path) -> None:
         data["pressure"] = data["pressure"] + 1
         return store.write_shard(finished, shard, data, [recipe.key(i) for i in recipe.SCHEMA.rows(shard)], {}, "v2", 0)
 
-    with pytest.raises(IntegrityError, match="sample 8 .* came out different when computed again") as caught:
+    with pytest.raises(IntegrityError, match=r"sample 8 .* came out different when computed again") as caught:
         store.repair(finished, other)
     assert "v1, now v2" in str(caught.value.hint)
     assert {d.kind for d in store.verify(finished)} == {"content"}

@@ -167,7 +167,7 @@ class StoreMachine(RuleBasedStateMachine):
 class TestStore(StoreMachine.TestCase):
     settings = settings(
         max_examples=40,
-        stateful_step_count=10,
+        stateful_step_count=7,
         deadline=None,
         derandomize=True,
         database=None,

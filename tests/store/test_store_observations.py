@@ -132,7 +132,7 @@ def test_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    ("change", "words"),
     [
         (lambda d: d.drop_vars("pressure_std"), "no variable has a companion"),
         (lambda d: d.drop_vars("x").drop_vars("case"), "dim obs of pressure has no coordinate"),

@@ -77,6 +77,14 @@ def test_shards_are_one_object_each(finished: Path) -> None:
         assert array.chunks == (recipe.CHUNK, *spec.shape)
 
 
+def test_a_shard_of_nothing_but_fill_value_is_still_an_object(empty: Path) -> None:
+    """Otherwise a lost object could not be told from rejected samples."""
+    data = {name: values[:2] for name, values in recipe.rows(5).items()}
+    store.write_shard(empty, 5, data, [0, 0], {20: "all", 21: "rejected"}, "v1", 0.0)
+    for spec in recipe.SCHEMA.all_arrays():
+        assert len(recipe.objects(empty, spec.path)) == 1, spec.path
+
+
 def test_create_keeps_the_same_and_refuses_another(finished: Path) -> None:
     before = store.content_hash(finished)
     recipe.make(finished)
@@ -116,14 +124,14 @@ def test_unknown_schema_version_is_refused(empty: Path) -> None:
         store.Writer(empty)
 
 
-@pytest.mark.parametrize("start, length", [(1, 3), (2, 4), (0, 3), (0, 2), (20, 1), (16, 4 + 3), (-4, 4)])
+@pytest.mark.parametrize(("start", "length"), [(1, 3), (2, 4), (0, 3), (0, 2), (20, 1), (16, 4 + 3), (-4, 4)])
 def test_misaligned_regions_are_refused(empty: Path, start: int, length: int) -> None:
     with pytest.raises(ValueError, match="does not fit the shards of"):
         store.write_region(empty, start, {"split": np.zeros(length, "int8")})
     assert not (empty / "data.zarr" / "split" / "c").exists()
 
 
-@pytest.mark.parametrize("start, length", [(0, 4), (8, 8), (20, 2), (16, 6)])
+@pytest.mark.parametrize(("start", "length"), [(0, 4), (8, 8), (20, 2), (16, 6)])
 def test_aligned_regions_are_written(empty: Path, start: int, length: int) -> None:
     store.write_region(empty, start, {"split": np.ones(length, "int8")})
     split = zarr.open_array(empty / "data.zarr" / "split", mode="r")[...]
@@ -258,7 +266,7 @@ def test_lock_of_a_dead_process_is_taken(empty: Path, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    ("change", "words"),
     [
         ({"size": 0}, "expected positive"),
         ({"shard": 3}, "shard a multiple of chunk"),

@@ -179,5 +179,3 @@ def _judge(path: Path, rejected: dict[int, str], config: GenerateConfig) -> None
             f"sample {index}: {reason}",
             hint=f"the others are in {path}",
         )
-
-

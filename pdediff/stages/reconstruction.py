@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +10,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pdediff import config as configs
-from pdediff.errors import DataError, MatchError, NumericalError, RejectedError
+from pdediff.errors import DataError, NumericalError, RejectedError
 from pdediff.posterior import Draws, Kriging, Posterior, merge
 from pdediff.runtime import Runtime, resolve_device
 from pdediff.stages.configs import ReconstructConfig, Sensors
 from pdediff.stages.folders import VERSION, output_folder
-from pdediff.stages.readings import Readings, describe, from_recipe, from_table
 from pdediff.stages.priors import Prior, gaussian_fit, load_prior, require_same_fields
-from pdediff.stages.train import content_of
-from pdediff.store import ArraySpec, Receipt, Schema, SetReader, Writer, create, is_complete, read_observations, write_shard
+from pdediff.stages.readings import Readings, describe, from_recipe, from_table
+from pdediff.stages.training import content_of
+from pdediff.store import (
+    ArraySpec,
+    Receipt,
+    Schema,
+    SetReader,
+    Writer,
+    create,
+    is_complete,
+    read_observations,
+    read_schema,
+    write_shard,
+)
 from pdediff.types import Purpose, derive, normal
 
 STATISTICS = ("denoiser_calls", "network_vjps", "log_evidence", "ess_min", "distinct_roots")
@@ -59,6 +70,7 @@ def reconstruct(config: ReconstructConfig, prior: Path, data: Path | None, root:
     path = output_folder(root, "recon", config.name or config.posterior["kind"].lower(), identity)
     if not is_complete(path):
         create(path, schema_of(config, loaded, readings, posterior, data is not None), identity)
+        keep_observations(config, path)
         with Writer(path) as writer:
             tasks = [
                 CaseTask(path, case, identity, readings[case], prior, data, runtime.device) for case in writer.missing()
@@ -93,6 +105,30 @@ def read_cases(config: ReconstructConfig, prior: Prior, data: Path | None) -> li
     return [from_recipe(recipe, prior, t, int(i), config.seed) for t, i in zip(truths, rows, strict=True)]
 
 
+def keep_observations(config: ReconstructConfig, path: Path) -> None:
+    """A copy of the user's file beside the results: what was observed is part of them, and repair reads it again."""
+    if not isinstance(config.observations, str):
+        return
+    source = Path(config.observations)
+    target = path / f"observations{source.suffix}"
+    if target.exists():
+        return
+    partial = target.with_name(f"{target.name}.partial")
+    if source.is_dir():
+        shutil.copytree(source, partial, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(source, partial)
+    partial.rename(target)
+
+
+def stored_cases(path: Path, identity: dict[str, Any], prior: Path, data: Path | None) -> list[Readings]:
+    """The readings that a stored reconstruction was made from."""
+    files = sorted(path.glob("observations.*"))
+    observations = str(files[0]) if files else identity["observations"]
+    config = ReconstructConfig.model_validate(identity["config"] | {"observations": observations})
+    return read_cases(config, load_prior(prior), data)
+
+
 def schema_of(
     config: ReconstructConfig, prior: Prior, readings: list[Readings], posterior: Posterior, known: bool
 ) -> Schema:
@@ -113,10 +149,15 @@ def schema_of(
         ArraySpec(f"observed_data/{name}", ("case", "sensor"), "float64", (sensors,), {"long_name": name})
         for name in ("value", "std")
     ]
-    arrays.append(ArraySpec("observed_data/field", ("case", "sensor"), "int16", (sensors,), {"fields": list(prior.fields)}))
+    arrays.append(
+        ArraySpec("observed_data/field", ("case", "sensor"), "int16", (sensors,), {"fields": list(prior.fields)})
+    )
     arrays.append(ArraySpec("observed_data/position", ("case", "sensor", "axis"), "float64", (sensors, len(dims))))
     predicted = (config.draws, sensors)
-    arrays.append(ArraySpec("posterior_predictive/value", ("case", "draw", "sensor"), "float64", predicted))
+    arrays += [
+        ArraySpec(f"posterior_predictive/{name}", ("case", "draw", "sensor"), "float64", predicted, {"long_name": text})
+        for name, text in (("value", "readings with noise"), ("noise_free", "readings without noise"))
+    ]
     arrays.append(ArraySpec("constant_data/sample", ("case",), "int64", (), {"long_name": "index in the data set"}))
     if known:
         arrays += [ArraySpec(f"constant_data/{f}", ("case", *dims), "float32", space, label[f]) for f in prior.fields]
@@ -171,7 +212,7 @@ def arrays_of(
     store = _schema_arrays(task.path)
     sensors = store["observed_data/value"].shape[0]
     eps = normal((derive(config.seed, Purpose.MEASUREMENT, task.case, 1),), (len(x), len(readings.value)))[0]
-    predicted = readings.predict(load_prior(task.prior), x.double()).numpy() + readings.std * eps.numpy()
+    clean = readings.predict(load_prior(task.prior), x.double()).numpy()
     rows: dict[str, np.ndarray] = {f"posterior/{f}": x[:, i].numpy() for i, f in enumerate(prior.fields)}
     rows["sample_stats/log_weight"] = draws.log_weights.cpu().numpy()
     for name in STATISTICS:
@@ -182,7 +223,8 @@ def arrays_of(
     rows["observed_data/std"] = _padded(readings.std, sensors)
     rows["observed_data/field"] = _padded(readings.field, sensors, -1).astype("int16")
     rows["observed_data/position"] = _padded(readings.points, sensors)
-    rows["posterior_predictive/value"] = _padded(predicted.T, sensors).T
+    rows["posterior_predictive/noise_free"] = _padded(clean.T, sensors).T
+    rows["posterior_predictive/value"] = _padded((clean + readings.std * eps.numpy()).T, sensors).T
     rows["constant_data/sample"] = np.int64(readings.sample)
     if task.data is not None:
         truth = np.full((len(prior.fields), *prior.denoiser.shape[1:]), np.nan, dtype="float32")
@@ -193,8 +235,6 @@ def arrays_of(
 
 
 def _schema_arrays(path: Path) -> dict[str, ArraySpec]:
-    from pdediff.store import read_schema
-
     return {spec.path: spec for spec in read_schema(path).arrays}
 
 

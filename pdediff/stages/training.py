@@ -87,8 +87,11 @@ def load_data(reader: SetReader, fields: tuple[str, ...], config: TrainConfig) -
     """Fields in normalised units with the statistics of the training split."""
     train_rows, valid_rows = reader.split("train"), reader.split("valid")
     if len(train_rows) < 2 or len(valid_rows) < 2:
-        raise DataError(f"{reader.path.name} has {len(train_rows)} training and {len(valid_rows)} validation samples; "
-                        "training needs at least 2 of each", hint="generate with a larger split.valid")
+        raise DataError(
+            f"{reader.path.name} has {len(train_rows)} training and {len(valid_rows)} validation samples; "
+            "training needs at least 2 of each",
+            hint="generate with a larger split.valid",
+        )
     stats = reader.statistics()
     spec = reader.spec(fields[0])
     dims = spec.dims[1:]
@@ -148,7 +151,11 @@ def _train(config: TrainConfig, data: TrainingData, identity: dict[str, Any], pa
     calibration = calibrate(config, data, network, runtime)
     final = {f"network.{k}": v for k, v in network.state_dict().items() if k != "_metadata"}
     final |= calibration.tensors()
-    final |= {"mean": orbit(data.train, data.meta["symmetries"], 8 * len(data.train)).mean(0), "offset": data.offset, "scale": data.scale}
+    final |= {
+        "mean": orbit(data.train, data.meta["symmetries"], 8 * len(data.train)).mean(0),
+        "offset": data.offset,
+        "scale": data.scale,
+    }
     told = {"loss": result.loss, "skipped_steps": result.skipped, "validation": validation(calibration)}
     contract = checkpoint.Contract(
         pde=data.meta["pde"]["kind"],
@@ -180,7 +187,9 @@ def calibrate(config: TrainConfig, data: TrainingData, network: nn.Module, runti
             bar.advance(1, note=f"sigma {sigma:.3g}")
             return orbit(errors, symmetries, 8 * len(errors))
 
-        return measure(counted, everything - everything.mean(0), sigmas, rank=options.rank, periodic=all(data.meta["periodic"]))
+        return measure(
+            counted, everything - everything.mean(0), sigmas, rank=options.rank, periodic=all(data.meta["periodic"])
+        )
 
 
 def validation(calibration: CalibratedError) -> list[dict[str, float]]:

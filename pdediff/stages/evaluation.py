@@ -1,0 +1,283 @@
+"""Score reconstructions against the truth, and write the report."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pdediff import config as configs
+from pdediff.errors import DataError, MatchError
+from pdediff.metrics import (
+    Case,
+    FieldInfo,
+    Method,
+    Posterior,
+    ProfileRow,
+    Provenance,
+    ReportData,
+    Row,
+    Sensors,
+    Training,
+    finite_json,
+    html,
+    markdown,
+    misfit,
+    plain,
+    profile,
+    rows,
+    score,
+    summarise,
+)
+from pdediff.pdes import PDE
+from pdediff.runtime import Runtime
+from pdediff.stages.configs import EvaluateConfig
+from pdediff.stages.folders import VERSION, output_folder
+from pdediff.stages.history import training_of
+from pdediff.stages.training import content_of
+from pdediff.store import finish_folder, is_complete, open_store, read_identity, read_manifest, write_durably
+
+SHOWN_CASES = 3
+"""Cases drawn in the report; the tables cover all."""
+
+RESOLUTION = 0.01
+"""Values closer than this share of the field's range are not told apart by ranks and coverage of two-phase fields."""
+
+BIASED = {
+    "DPS": "treats x0 given x as a point: its spread is wrong even for a Gaussian prior",
+    "REDDiff": "a mode finder: the spread over draws is optimiser noise",
+    "CalibratedGuidance": "one covariance per noise level: exact for a Gaussian prior, biased where there are modes",
+    "Kriging": "the best linear estimator: knows mean and covariance of the fields, nothing of phases or modes",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """One stored reconstruction, opened."""
+
+    path: Path
+    tree: xr.DataTree
+    identity: dict[str, Any]
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.name.rpartition("-")[0]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(self.tree.attrs["fields"])
+
+    def array(self, path: str) -> np.ndarray:
+        """One stored array, all cases."""
+        return np.asarray(self.tree[path].values)
+
+
+def evaluate(config: EvaluateConfig, reconstructions: list[Path], root: Path, runtime: Runtime) -> Path:
+    """The folder with report.html, report.md, scores.json and scores.txt of these reconstructions.
+
+    Raises DataError when they hold no truth to score against, MatchError when they are of different cases.
+    """
+    if not reconstructions:
+        raise DataError("evaluate needs at least one reconstruction", hint="pdediff evaluate NAME [NAME ...]")
+    identity = {
+        "stage": "evaluate",
+        "config": config.model_dump(exclude={"name"}),
+        "reconstructions": [{"folder": p.name, "content": content_of(p)} for p in reconstructions],
+    }
+    path = output_folder(root, "reports", config.name or "report", identity)
+    if is_complete(path):
+        return path
+    opened = [_open(p) for p in reconstructions]
+    _check(opened)
+    data = assemble(config, opened, path.name, root)
+    table = summarise(data.rows)
+    path.mkdir(parents=True, exist_ok=True)
+    write_durably(path / "scores.json", finite_json(table))
+    write_durably(path / "scores.txt", plain(table))
+    write_durably(path / "report.md", markdown(data))
+    write_durably(path / "report.html", html(data))
+    finish_folder(path, {"content": path.name.rpartition("-")[2], "identity": identity})
+    return path
+
+
+def _open(path: Path) -> Reconstruction:
+    manifest = read_manifest(path) or {}
+    return Reconstruction(path, open_store(path), read_identity(path), manifest)  # type: ignore[arg-type]
+
+
+def _check(opened: list[Reconstruction]) -> None:
+    first = opened[0]
+    for one in opened:
+        if "constant_data" not in one.tree.children or one.fields[0] not in one.tree["constant_data"]:
+            raise DataError(f"{one.path.name} holds no truth to score against", hint="give data=NAME to reconstruct")
+        same = one.fields == first.fields and np.array_equal(
+            one.array("constant_data/sample"), first.array("constant_data/sample")
+        )
+        same = same and np.array_equal(
+            one.array("observed_data/value"), first.array("observed_data/value"), equal_nan=True
+        )
+        if not same:
+            raise MatchError(f"{one.path.name} and {first.path.name} are reconstructions of different observations")
+    names = [one.name for one in opened]
+    if len(set(names)) < len(names):
+        raise MatchError(f"two reconstructions have the name {max(names, key=names.count)!r}", hint="give them names")
+
+
+def assemble(config: EvaluateConfig, opened: list[Reconstruction], run: str, root: Path) -> ReportData:
+    """Scores of every method on every case, and what the report shows of them."""
+    infos = [_info(config, opened[0], name) for name in opened[0].fields]
+    geometry = {info.name: info.geometry for info in infos}
+    scored: list[Row] = []
+    profiles: list[ProfileRow] = []
+    for one in opened:
+        seconds = one.tree.attrs["seconds"]
+        for case in _cases(one):
+            draws, truth, weights = _draws(one, case), _truth(one, case), one.array("sample_stats/log_weight")[case]
+            scores = score(draws, truth, weights, config.thresholds, geometry)
+            whole = _whole(one, case, draws, truth) | {"seconds": float(seconds[str(case)])}
+            scored += rows(one.name, case, scores, whole)
+            curves = profile(draws, truth, weights, geometry)
+            profiles += [ProfileRow(one.name, case, name, curve) for name, curve in curves.items()]
+    shown = _cases(opened[0])[:SHOWN_CASES]
+    return ReportData(
+        title=f"Reconstruction of {' and '.join(opened[0].fields)}",
+        provenance=_provenance(config, opened, run, scored),
+        fields=infos,
+        methods=[_method(one) for one in opened],
+        rows=scored,
+        profiles=profiles,
+        cases=[_case(opened, case) for case in shown],
+        training=_training(opened[0], root),
+    )
+
+
+def _cases(one: Reconstruction) -> list[int]:
+    return np.flatnonzero(one.array("status") == 0).tolist()
+
+
+def _draws(one: Reconstruction, case: int) -> dict[str, np.ndarray]:
+    return {name: one.array(f"posterior/{name}")[case].astype(np.float64) for name in one.fields}
+
+
+def _truth(one: Reconstruction, case: int) -> dict[str, np.ndarray]:
+    return {name: one.array(f"constant_data/{name}")[case].astype(np.float64) for name in one.fields}
+
+
+def _info(config: EvaluateConfig, one: Reconstruction, name: str) -> FieldInfo:
+    array = one.tree[f"posterior/{name}"]
+    dims = tuple(str(d) for d in array.dims[2:])
+    pde: PDE = configs.build("pde", one.tree.attrs["pde"])
+    truth = one.array(f"constant_data/{name}")
+    span = float(np.nanmax(truth) - np.nanmin(truth))
+    return FieldInfo(
+        name,
+        dims,
+        {d: np.asarray(one.tree[d].values) for d in dims},
+        units=str(array.attrs.get("units", "1")),
+        long_name=str(array.attrs.get("long_name", name)),
+        boundary="periodic" if pde.boundary.startswith("periodic") else "bounded",
+        threshold=config.thresholds.get(name),
+        resolution=RESOLUTION * span if name in config.thresholds else 0.0,
+    )
+
+
+def _whole(
+    one: Reconstruction, case: int, draws: dict[str, np.ndarray], truth: dict[str, np.ndarray]
+) -> dict[str, float]:
+    value, std = (one.array(f"observed_data/{k}")[case] for k in ("value", "std"))
+    real = np.isfinite(value)
+    predicted = one.array("posterior_predictive/noise_free")[case]
+    told = {
+        "misfit": misfit(predicted[:, real], value[real], std[real]),
+        "denoiser_calls": float(one.array("sample_stats/denoiser_calls")[case]),
+        "residual": _residual(one, draws),
+        "residual_truth": _residual(one, {name: values[None] for name, values in truth.items()}),
+        "ess": float(one.array("sample_stats/ess_min")[case]),
+        "distinct_roots": float(one.array("sample_stats/distinct_roots")[case]),
+        "out_of_range": _out_of_range(draws, truth),
+    }
+    return {name: number for name, number in told.items() if np.isfinite(number)}
+
+
+def _residual(one: Reconstruction, fields: dict[str, np.ndarray]) -> float:
+    """Root mean square of the PDE residual over draws and points; NaN where the fields are not the whole problem."""
+    pde: PDE = configs.build("pde", one.tree.attrs["pde"])
+    needed = {v.name for v in pde.variables()}
+    if not needed <= set(fields):
+        return float("nan")
+    found = pde.residual({name: torch.from_numpy(fields[name]) for name in needed})
+    return float(found.square().mean().sqrt())
+
+
+def _out_of_range(draws: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> float:
+    """Share of drawn values further from the truths' range than half of it."""
+    outside = []
+    for name, values in draws.items():
+        low, high = np.nanmin(truth[name]), np.nanmax(truth[name])
+        slack = 0.5 * (high - low)
+        outside.append(float(np.mean((values < low - slack) | (values > high + slack))))
+    return max(outside)
+
+
+def _method(one: Reconstruction) -> Method:
+    node = one.tree.attrs["posterior"]
+    kind = node.get("guidance", node)["kind"]
+    exact = bool(one.tree.attrs["exact"])
+    return Method(one.name, biased=not exact, baseline=kind == "Kriging", note=BIASED.get(kind, ""))
+
+
+def _case(opened: list[Reconstruction], case: int) -> Case:
+    posteriors = {}
+    for one in opened:
+        if one.array("status")[case] != 0:
+            continue
+        ess = one.array("sample_stats/ess")[case] if "ess" in one.tree["sample_stats"] else None
+        posteriors[one.name] = Posterior(_draws(one, case), one.array("sample_stats/log_weight")[case], ess)
+    return Case(case, _sensors(opened[0], case), posteriors, _truth(opened[0], case))
+
+
+def _sensors(one: Reconstruction, case: int) -> list[Sensors]:
+    value, std, field, position = (one.array(f"observed_data/{k}")[case] for k in ("value", "std", "field", "position"))
+    dims = [str(d) for d in one.tree[f"posterior/{one.fields[0]}"].dims[2:]]
+    out = []
+    for number, name in enumerate(one.fields):
+        here = field == number
+        if here.any():
+            where = {d: position[here, axis] for axis, d in enumerate(dims)}
+            out.append(Sensors(name, where, value[here], std[here]))
+    return out
+
+
+def _provenance(config: EvaluateConfig, opened: list[Reconstruction], run: str, scored: list[Row]) -> Provenance:
+    seconds = sum(sum(one.tree.attrs["seconds"].values()) for one in opened)
+    calls = sum(
+        r.scores.get("denoiser_calls", 0.0) * len(one.array("posterior/" + one.fields[0])[0])
+        for one in opened
+        for r in scored
+        if r.method == one.name and "denoiser_calls" in r.scores
+    )
+    return Provenance(
+        id=run,
+        command="pdediff evaluate " + " ".join(one.path.name for one in opened),
+        config={one.name: one.identity["config"] for one in opened} | {"evaluate": config.model_dump()},
+        versions={"pdediff": VERSION, "python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")},
+        seeds={one.name: int(one.identity["config"]["seed"]) for one in opened},
+        hashes={one.path.name: str(one.manifest.get("content", ""))[:16] for one in opened},
+        seconds=float(seconds),
+        denoiser_calls=int(calls),
+        rejected=sum(int((one.array("status") != 0).sum()) for one in opened),
+        created=str(opened[0].manifest.get("created", "")),
+    )
+
+
+def _training(one: Reconstruction, root: Path) -> Training | None:
+    run = root / "runs" / one.identity["prior"]["folder"]
+    return training_of(run) if run.is_dir() else None
