@@ -61,7 +61,7 @@ wheel-check: wheel
 	$(PYTHON) -m venv "$$place/venv"; cd "$$place"; \
 	venv/bin/python -m pip install --quiet -c $(CURDIR)/constraints.txt "$$wheel"; \
 	venv/bin/pdediff doctor; \
-	venv/bin/pdediff demo generate.samples=256 generate.grid=16 train.fit.steps=40 train.calibration.fields=12 \
+	venv/bin/pdediff demo generate.samples=256 generate.grid=16 train.fit.steps=40 train.calibration.fields=12 train.calibration.rank=8 \
 	  'train.calibration.levels=4' reconstruct.cases=2 reconstruct.draws=8 \
 	  'generate.split={train: 0.8, valid: 0.1, test: 0.1}' \
 	  'reconstruct.observations.sensors={pressure: 12, permeability: 4}'

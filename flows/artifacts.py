@@ -6,11 +6,10 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID
 
 from prefect import artifacts
 from prefect.context import FlowRunContext, TaskRunContext
@@ -21,6 +20,9 @@ Value = TypeVar("Value")
 
 INTERVAL = 2.0
 """Seconds between two updates of a progress artifact (one costs about 35 ms)."""
+
+LENGTH = 50_000
+"""Characters of the report that are shown; the rest is in the file."""
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class ArtifactProgress:
 
 
 class _ArtifactBar:
-    def __init__(self, bar: Bar, total: int, artifact: UUID | None, clock: Callable[[], float]) -> None:
+    def __init__(self, bar: Bar, total: int, artifact: Any, clock: Callable[[], float]) -> None:
         self._bar = bar
         self._total = total
         self._artifact = artifact
@@ -100,7 +102,7 @@ def metrics(report: Path) -> None:
         attempt(lambda: artifacts.create_table_artifact(rows, key="metrics", description="scores"))
 
 
-def score_rows(scores: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+def score_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of a table from nested scores: the outer names are rows, nested names join to columns."""
     rows = []
     for name, values in scores.items():
@@ -119,12 +121,11 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, floa
 
 
 def report(outcome: Mapping[str, Any]) -> None:
-    """Markdown `report`: the verdict and where the HTML lies."""
+    """Markdown `report`: the text of the report, verdict first, and where the HTML lies."""
     folder = Path(outcome["path"])
 
     def write() -> object:
-        verdict = json.loads((folder / "scores.json").read_text()).get("verdict", "see the report")
-        text = f"## {verdict}\n\nReport: `{folder / 'report.html'}`\n"
+        text = f"Report: `{folder / 'report.html'}`\n\n{(folder / 'report.md').read_text()[:LENGTH]}"
         return artifacts.create_markdown_artifact(text, key="report", description="report")
 
     attempt(write)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Task, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from pydantic import BaseModel
 
@@ -16,7 +15,7 @@ from pdediff.config import validate
 from pdediff.errors import ResourceError
 from pdediff.flows import artifacts
 from pdediff.flows.compose import compose
-from pdediff.progress import PlainProgress
+from pdediff.progress import choose
 from pdediff.runtime import Runtime, Slurm
 from pdediff.stages.configs import ComputeConfig
 from pdediff.store import read_manifest
@@ -47,7 +46,7 @@ def runtime_of(compute: Mapping[str, Any]) -> Runtime:
         threads=checked.threads,
         memory=checked.memory,
         slurm=Slurm(**{**slurm, "prologue": tuple(slurm["prologue"])}),
-        progress=artifacts.ArtifactProgress(PlainProgress()),
+        progress=artifacts.ArtifactProgress(choose()),
     )
 
 
@@ -60,13 +59,14 @@ def transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 def stage_task(name: str) -> Callable[[Callable[..., Outcome]], Task[..., Outcome]]:
     """The Prefect task of one stage: its JSON result is kept, a lack of resources is retried once.
 
-    No cache: the receipts in the store say what is done, and a stage that is done returns at once.
+    No cache (each task run has a key of its own): the receipts in the store say what is done, and a stage that is
+    done returns at once.
     """
     return task(
         name=name,
         persist_result=True,
         result_serializer="json",
-        cache_policy=NO_CACHE,
+        result_storage_key="{task_run.id}.json",
         retries=1,
         retry_delay_seconds=RETRY_DELAY,
         retry_condition_fn=transient,

@@ -86,7 +86,8 @@ def open_session(runtime: Runtime) -> Iterator[Session]:
         settings["distributed.deploy.lost-worker-timeout"] = LOST_WORKER_TIMEOUT
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
-        stack.enter_context(_environment(dict.fromkeys(THREAD_VARIABLES, str(runtime.threads))))
+        stack.enter_context(_quiet())
+        stack.enter_context(_environment(dict.fromkeys(THREAD_VARIABLES, str(runtime.threads)) | _no_leak_warning()))
         try:
             session = _START[runtime.cluster](runtime, stack)
         except PdediffError:
@@ -104,6 +105,26 @@ def _hint(runtime: Runtime) -> str:
     if runtime.cluster == "address":
         return f"is a Dask scheduler listening at {runtime.address}?"
     return "cluster=inline runs without worker processes"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask tells of each start, end and broken connection; deaths that matter are told by `spread`."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    before = [(logger, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in before:
+            logger.setLevel(level)
+
+
+def _no_leak_warning() -> dict[str, str]:
+    """Python's resource tracker reports semaphores of killed workers at exit; it removes them anyway."""
+    ours = "ignore:resource_tracker:UserWarning"
+    return {"PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), ours]))}
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class Count:
     done: int = 0
     rejected: int = 0
     note: str = ""
+    told: int = -1
     started: float = field(init=False)
     shown: float = field(init=False)
 
@@ -50,7 +51,7 @@ class Count:
         self.rejected += rejected
         self.note = note or self.note
         if self.clock() - self.shown >= self.interval:
-            self.shown = self.clock()
+            self.shown, self.told = self.clock(), self.done
             self.show(self)
 
     @property
@@ -83,7 +84,8 @@ class PlainProgress:
         try:
             yield count
         finally:
-            self._line(count)
+            if count.told != count.done:
+                self._line(count)
 
     def _line(self, count: Count) -> None:
         parts = [f"{count.label}: {count.done}/{count.total}", f"{count.rate:.3g}/s"]

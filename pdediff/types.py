@@ -70,8 +70,14 @@ def fold(seeds: Sequence[int], step: int) -> Seeds:
 
 
 def generator(seed: int) -> torch.Generator:
-    """CPU generator of one row; noise is drawn on the CPU so that a GPU run sees the same numbers."""
+    """CPU generator for choices (permutations, positions, levels); torch keeps 32 bits of the seed."""
     return torch.Generator().manual_seed(seed)
+
+
+def _philox(seed: int) -> np.random.Generator:
+    # Counter-based, and all 63 bits of the seed count: torch's own generator keeps 32 of them, so that two of 10^5
+    # samples would be expected to share their noise.
+    return np.random.Generator(np.random.Philox(key=seed))
 
 
 def normal(
@@ -81,16 +87,17 @@ def normal(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Standard normal rows `(len(seeds), *shape)`, row i from seed i alone."""
-    out = torch.empty((len(seeds), *shape), dtype=dtype)
-    for row, seed in zip(out, seeds, strict=True):
-        torch.randn(tuple(shape), generator=generator(seed), dtype=dtype, out=row)
-    return out.to(device)
+    """Standard normal rows `(len(seeds), *shape)`, row i from seed i alone; drawn on the CPU for every device."""
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    out = np.empty((len(seeds), *shape), dtype=kind)
+    for row, seed in enumerate(seeds):
+        out[row] = _philox(seed).standard_normal(tuple(shape), dtype=kind)
+    return torch.from_numpy(out).to(device, dtype)
 
 
 def uniform(seeds: Sequence[int], shape: Sequence[int], *, dtype: torch.dtype = torch.float64) -> Tensor:
     """Uniform rows on [0, 1), `(len(seeds), *shape)`, row i from seed i alone."""
-    out = torch.empty((len(seeds), *shape), dtype=dtype)
-    for row, seed in zip(out, seeds, strict=True):
-        torch.rand(tuple(shape), generator=generator(seed), dtype=dtype, out=row)
-    return out
+    out = np.empty((len(seeds), *shape))
+    for row, seed in enumerate(seeds):
+        out[row] = _philox(seed).random(tuple(shape))
+    return torch.from_numpy(out).to(dtype)

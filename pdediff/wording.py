@@ -99,7 +99,7 @@ def _path(loc: Sequence[str | int], data: Any) -> tuple[str | int, ...]:
     for part in loc:
         if part in found if isinstance(found, Mapping) else isinstance(found, list) and isinstance(part, int):
             path.append(part)
-            found = found[part]
+            found = found[part]  # pyright: ignore
     return tuple(path)
 
 

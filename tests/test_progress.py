@@ -30,12 +30,15 @@ def test_plain_lines_say_how_it_ended() -> None:
     with PlainProgress(stream, interval=0.0).bar("train", 3) as bar:
         bar.advance(1, note="loss 0.3")
         bar.advance(2, rejected=1)
+    with PlainProgress(stream, interval=100.0).bar("solve", 2) as bar:
+        bar.advance(1)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("train: 1/3, ")
     assert lines[0].endswith(" left, loss 0.3")
-    assert lines[2].startswith("train: 3/3, ")
-    assert "1 rejected" in lines[2]
+    assert lines[1].startswith("train: 3/3, ")
+    assert "1 rejected" in lines[1]
+    assert lines[2].startswith("solve: 1/2, ")
 
 
 def test_json_events_are_one_object_a_line() -> None:

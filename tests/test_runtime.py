@@ -259,6 +259,36 @@ def test_sigkill_of_the_driver_leaves_no_process(tmp_path: Path) -> None:
     assert alive == []
 
 
+QUIET = """
+import logging, multiprocessing, sys
+from pdediff.runtime import Runtime
+
+LOCKS = []
+
+def hold(item):
+    LOCKS.append(multiprocessing.RLock())  # as progress bars of third parties do
+    return item
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    Runtime(cluster="local", workers=1).map(hold, [1], label="x", on_result=lambda item, result: None)
+"""
+
+
+@pytest.mark.slow
+def test_a_good_run_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "quiet.py").write_text(QUIET)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "quiet.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        timeout=120,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 @pytest.mark.fault
 @pytest.mark.slow
 @pytest.mark.parametrize(("cluster", "number"), [("local", signal.SIGTERM), ("inline", signal.SIGINT)])

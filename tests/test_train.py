@@ -344,7 +344,7 @@ def test_another_network_or_data_set_is_refused(uninterrupted):
     with pytest.raises(MatchError, match=r"checkpoint and network differ in 'adam\.first\."):
         fit(Linear(), denoising, SIZE, SHORT, run)
     with pytest.raises(MatchError, match=r"of shape \[\d+(, \d+)*\]; the network has \["):
-        fit(UNet(widths=(16, 16), features=16).build(1, 2, 0), denoising, SIZE, SHORT, run)
+        fit(UNet(widths=(8, 24), features=16).build(1, 2, 0), denoising, SIZE, SHORT, run)
     with pytest.raises(MatchError, match="run was trained on 10 samples; the data set has 11"):
         fit(small_unet(), denoising, 11, SHORT, run)
 

@@ -35,7 +35,7 @@ class UNet:
     input channel when `positions` is set.
     """
 
-    widths: tuple[PositiveInt, ...] = (16, 64, 96)
+    widths: tuple[PositiveInt, ...] = (32, 64, 64)
     blocks: PositiveInt = 1
     patch: PositiveInt = 1
     features: PositiveInt = 128

@@ -19,7 +19,8 @@ class DPS:
 
     The step rule of Chung et al. 2022 (algorithm 1), which moves the variance-preserving state x / sqrt(1 + sigma^2)
     by strength * grad per unit of log noise, written as a denoiser so that any sampler runs it. It treats x0 | x as a
-    point, so its spread is wrong even for a Gaussian prior; tune `strength` on held-out cases.
+    point, so its spread is wrong even for a Gaussian prior; tune `strength` on held-out cases. The estimate is a full
+    unit of a step: do not end with it (`denoise_last` false), or every draw is moved by strength / noise.
     """
 
     strength: Positive = 0.3

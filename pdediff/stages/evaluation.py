@@ -18,6 +18,7 @@ from pdediff.metrics import (
     Case,
     FieldInfo,
     Method,
+    Phases,
     Posterior,
     ProfileRow,
     Provenance,
@@ -40,13 +41,13 @@ from pdediff.runtime import Runtime
 from pdediff.stages.configs import EvaluateConfig
 from pdediff.stages.folders import VERSION, output_folder
 from pdediff.stages.history import training_of
-from pdediff.stages.training import content_of
+from pdediff.stages.priors import content_of
 from pdediff.store import finish_folder, is_complete, open_store, read_identity, read_manifest, write_durably
 
 SHOWN_CASES = 3
 """Cases drawn in the report; the tables cover all."""
 
-RESOLUTION = 0.01
+RESOLUTION = 0.05
 """Values closer than this share of the field's range are not told apart by ranks and coverage of two-phase fields."""
 
 BIASED = {
@@ -183,8 +184,7 @@ def _info(config: EvaluateConfig, one: Reconstruction, name: str) -> FieldInfo:
         units=str(array.attrs.get("units", "1")),
         long_name=str(array.attrs.get("long_name", name)),
         boundary="periodic" if pde.boundary.startswith("periodic") else "bounded",
-        threshold=config.thresholds.get(name),
-        resolution=RESOLUTION * span if name in config.thresholds else 0.0,
+        phases=Phases(config.thresholds[name], RESOLUTION * span) if name in config.thresholds else None,
     )
 
 
@@ -263,6 +263,7 @@ def _provenance(config: EvaluateConfig, opened: list[Reconstruction], run: str, 
         for r in scored
         if r.method == one.name and "denoiser_calls" in r.scores
     )
+    rejected = sum(int((one.array("status") != 0).sum()) for one in opened)
     return Provenance(
         id=run,
         command="pdediff evaluate " + " ".join(one.path.name for one in opened),
@@ -272,9 +273,7 @@ def _provenance(config: EvaluateConfig, opened: list[Reconstruction], run: str, 
         seeds={one.name: int(one.identity["config"]["seed"]) for one in opened},
         hashes={one.path.name: str(one.manifest.get("content", ""))[:16] for one in opened},
         seconds=float(seconds),
-        denoiser_calls=int(calls),
-        rejected=sum(int((one.array("status") != 0).sum()) for one in opened),
-        created=str(opened[0].manifest.get("created", "")),
+        counts={"denoiser_calls": int(calls), "rejected": rejected},
     )
 
 

@@ -175,7 +175,7 @@ def _judge(path: Path, rejected: dict[int, str], config: GenerateConfig) -> None
     if len(rejected) > config.max_rejected * config.samples:
         index, reason = next(iter(rejected.items()))
         raise RejectedError(
-            f"{len(rejected)} of {config.samples} samples were rejected, more than max_rejected={config.max_rejected:g}; "
-            f"sample {index}: {reason}",
+            f"{len(rejected)} of {config.samples} samples were rejected, "
+            f"more than max_rejected={config.max_rejected:g}; sample {index}: {reason}",
             hint=f"the others are in {path}",
         )

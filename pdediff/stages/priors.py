@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,17 @@ from torch import Tensor
 
 from pdediff import checkpoint
 from pdediff import config as configs
-from pdediff.diffusion import CalibratedError, Covariance, Denoiser, LowRankCovariance, NetworkDenoiser, WhiteNoise
-from pdediff.errors import MatchError
-from pdediff.store import SetReader
+from pdediff.diffusion import (
+    CalibratedError,
+    Covariance,
+    Denoiser,
+    LowRankCovariance,
+    NetworkDenoiser,
+    NoiseField,
+    WhiteNoise,
+)
+from pdediff.errors import IntegrityError, MatchError
+from pdediff.store import SetReader, read_manifest
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +64,7 @@ class GaussianFit:
 
     mean: Tensor
     covariance: Covariance
-    noise: WhiteNoise = WhiteNoise()
+    noise: NoiseField = field(default_factory=WhiteNoise)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,12 +93,14 @@ def load_prior(run: Path, device: str = "cpu") -> Prior:
 
     Raises IntegrityError where no whole checkpoint is left.
     """
-    return _load(run, checkpoint.digest(run), device)
+    return _load(run, content_of(run), device)
 
 
 @lru_cache(maxsize=4)
 def _load(run: Path, sha256: str, device: str) -> Prior:
     tensors, meta = checkpoint.load(run)
+    if "calibration.sigmas" not in tensors:
+        raise IntegrityError(f"the final checkpoint of {run.name} is lost", hint="run its training again: it continues")
     network = configs.build("network", meta["network"]).build(len(meta["fields"]), len(meta["dims"]), 0)
     weights = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
     network.load_state_dict(weights)
@@ -103,6 +113,14 @@ def _load(run: Path, sha256: str, device: str) -> Prior:
         float(meta["sigma_data"]),
     )
     return Prior(denoiser, tensors["offset"].to(device), tensors["scale"].to(device), meta)
+
+
+def content_of(folder: Path) -> str:
+    """The content hash of a finished folder, as its manifest states it."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise MatchError(f"{folder} is not complete", hint="run the command that makes it again")
+    return str(manifest["content"])
 
 
 def gaussian_fit(prior: Prior, data: Path) -> GaussianFit:

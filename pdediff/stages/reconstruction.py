@@ -17,9 +17,8 @@ from pdediff.posterior import Draws, Kriging, Posterior, merge
 from pdediff.runtime import Runtime, resolve_device
 from pdediff.stages.configs import ReconstructConfig, Sensors
 from pdediff.stages.folders import VERSION, output_folder
-from pdediff.stages.priors import Prior, gaussian_fit, load_prior, require_same_fields
+from pdediff.stages.priors import Prior, content_of, gaussian_fit, load_prior, require_same_fields
 from pdediff.stages.readings import Readings, describe, from_recipe, from_table
-from pdediff.stages.training import content_of
 from pdediff.store import (
     ArraySpec,
     Receipt,

@@ -42,9 +42,8 @@ def _maker(path: Path, identity: dict[str, Any], root: Path, runtime: Runtime) -
         raise IntegrityError(f"{path} was made by stage {stage!r}, which keeps nothing that can be computed again")
     prior = locate(root, "prior", identity["prior"]["folder"])
     if stage == "sample":
-        return sampling.compute_tile, lambda shard: sampling.task_of(
-            path, shard, identity, schema, prior, runtime.device
-        )
+        device = runtime.device
+        return sampling.compute_tile, lambda shard: sampling.task_of(path, shard, identity, schema, prior, device)
     data = locate(root, "data", identity["data"]["folder"]) if identity["data"] else None
     readings = reconstruction.stored_cases(path, identity, prior, data)
     return reconstruction.compute_case, lambda case: reconstruction.CaseTask(

@@ -15,8 +15,7 @@ from pdediff.runtime import Runtime, resolve_device
 from pdediff.samplers import gaussian_start, run
 from pdediff.stages.configs import SampleConfig
 from pdediff.stages.folders import VERSION, output_folder
-from pdediff.stages.priors import Prior, load_prior
-from pdediff.stages.training import content_of
+from pdediff.stages.priors import Prior, content_of, load_prior
 from pdediff.store import ArraySpec, Receipt, Schema, Writer, create, is_complete, write_shard
 from pdediff.types import Purpose, derive_many
 

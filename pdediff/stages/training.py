@@ -22,9 +22,9 @@ from pdediff.errors import DataError, MatchError, NumericalError
 from pdediff.runtime import Runtime
 from pdediff.stages.configs import TrainConfig
 from pdediff.stages.folders import VERSION, output_folder
-from pdediff.stages.priors import normalised
+from pdediff.stages.priors import content_of, normalised
 from pdediff.stages.symmetry import augment, orbit
-from pdediff.store import SetReader, finish_folder, is_complete, read_identity, read_manifest
+from pdediff.store import SetReader, finish_folder, is_complete, read_identity
 from pdediff.train import FitConfig, fit
 from pdediff.types import Purpose, derive
 
@@ -55,19 +55,11 @@ def train(config: TrainConfig, data: Path, root: Path, runtime: Runtime) -> Path
         "data": {"folder": data.name, "content": content_of(data)},
     }
     path = output_folder(root, "runs", config.name or data.name.rpartition("-")[0], identity)
-    if is_complete(path):
+    if is_complete(path) and checkpoint.is_complete(path):
         return path
     with _threads(config.threads):
         _train(config, load_data(reader, fields, config), identity, path, runtime)
     return path
-
-
-def content_of(folder: Path) -> str:
-    """The content hash of a finished folder, as its manifest states it."""
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise MatchError(f"{folder} is not complete", hint="run the command that makes it again")
-    return str(manifest["content"])
 
 
 def fields_of(config: TrainConfig, reader: SetReader) -> tuple[str, ...]:
@@ -151,11 +143,8 @@ def _train(config: TrainConfig, data: TrainingData, identity: dict[str, Any], pa
     calibration = calibrate(config, data, network, runtime)
     final = {f"network.{k}": v for k, v in network.state_dict().items() if k != "_metadata"}
     final |= calibration.tensors()
-    final |= {
-        "mean": orbit(data.train, data.meta["symmetries"], 8 * len(data.train)).mean(0),
-        "offset": data.offset,
-        "scale": data.scale,
-    }
+    mean = orbit(data.train, symmetries, 8 * len(data.train)).mean(0)
+    final |= {"mean": mean, "offset": data.offset, "scale": data.scale}
     told = {"loss": result.loss, "skipped_steps": result.skipped, "validation": validation(calibration)}
     contract = checkpoint.Contract(
         pde=data.meta["pde"]["kind"],
@@ -165,8 +154,10 @@ def _train(config: TrainConfig, data: TrainingData, identity: dict[str, Any], pa
         units=tuple(data.meta["units"].values()),
     )
     meta = checkpoint.with_contract(data.meta | told, contract)
-    checkpoint.save(path, settings.steps, final, meta, final=True)
-    finish_folder(path, {"content": checkpoint.digest(path), "identity": identity, "seconds": round(result.seconds, 1)})
+    saved = checkpoint.save(path, settings.steps, final, meta, final=True)
+    finish_folder(
+        path, {"content": checkpoint.digest(saved), "identity": identity, "seconds": round(result.seconds, 1)}
+    )
 
 
 def calibrate(config: TrainConfig, data: TrainingData, network: nn.Module, runtime: Runtime) -> CalibratedError:
@@ -187,9 +178,8 @@ def calibrate(config: TrainConfig, data: TrainingData, network: nn.Module, runti
             bar.advance(1, note=f"sigma {sigma:.3g}")
             return orbit(errors, symmetries, 8 * len(errors))
 
-        return measure(
-            counted, everything - everything.mean(0), sigmas, rank=options.rank, periodic=all(data.meta["periodic"])
-        )
+        deviations, periodic = everything - everything.mean(0), all(data.meta["periodic"])
+        return measure(counted, deviations, sigmas, rank=options.rank, periodic=periodic)
 
 
 def validation(calibration: CalibratedError) -> list[dict[str, float]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdediff.store.dataset import SetReader
-    from pdediff.store.files import SCHEMA_VERSION, check_name, digest
+    from pdediff.store.files import SCHEMA_VERSION, check_name, digest, write_durably
     from pdediff.store.integrity import Damage, repair, verify
     from pdediff.store.layout import create, read_identity, read_schema
     from pdediff.store.lock import Lock
@@ -27,6 +27,7 @@ _HOME = {
     "SCHEMA_VERSION": "files",
     "check_name": "files",
     "digest": "files",
+    "write_durably": "files",
     "Damage": "integrity",
     "repair": "integrity",
     "verify": "integrity",
@@ -78,6 +79,7 @@ __all__ = [
     "read_schema",
     "repair",
     "verify",
+    "write_durably",
     "write_region",
     "write_shard",
 ]

@@ -23,7 +23,7 @@ class FitConfig:
 
     steps: PositiveInt = 3000
     batch: PositiveInt = 64
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 4e-3
     warm_up: NonNegativeInt = 100
     weight_decay: NonNegative = 0.0
     ema_half_life: Positive = 5000.0

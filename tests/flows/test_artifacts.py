@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from uuid import uuid4
 
@@ -66,9 +65,9 @@ def test_a_report_names_verdict_and_path(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(artifacts.FlowRunContext, "get", classmethod(lambda cls: object()))
     written = []
     monkeypatch.setattr(artifacts.artifacts, "create_markdown_artifact", lambda text, **options: written.append(text))
-    (tmp_path / "scores.json").write_text(json.dumps({"verdict": "doubtful"}))
+    (tmp_path / "report.md").write_text("# doubtful")
     artifacts.report({"path": str(tmp_path)})
-    assert written == [f"## doubtful\n\nReport: `{tmp_path / 'report.html'}`\n"]
+    assert written == [f"Report: `{tmp_path / 'report.html'}`\n\n# doubtful"]
 
 
 @pytest.mark.parametrize(("error", "again"), [(ResourceError("disk full"), True), (DataError("bad"), False)])

@@ -101,8 +101,9 @@ def test_all_config_errors_come_at_once(answers: dict[str, Any]) -> None:
 def test_prefect_keeps_its_files_in_the_data_root(answers: dict[str, Any]) -> None:
     home = answers["root"] / "data" / ".prefect"
     assert (home / "prefect.db").is_file()
-    kept = [json.loads(file.read_text()) for file in (home / "storage").iterdir()]
-    assert any(answers["generate"]["path"] in json.dumps(one) for one in kept)
+    kept = [json.loads(json.loads(file.read_text())["result"]) for file in (home / "storage").glob("*.json")]
+    assert answers["generate"] in kept
+    assert answers["pipeline"]["evaluate"] in kept
 
 
 SERVING = """

@@ -17,7 +17,7 @@ from pdediff.posterior import Kriging, TwistedSMC
 RECORDED = {
     # Measured on the Gaussian field with 200 draws: largest mean error in posterior std, smallest and largest ratio of
     # variances, largest misfit in units of the noise. They may not get worse; a better method may lower them.
-    "dps": (0.17, 0.9, 1.15, 80.0),
+    "dps": (0.17, 0.9, 1.15, 1.0),
     "red_diff": (0.30, 0.15, 0.35, 0.2),
 }
 """The methods that are biased on a Gaussian; all others must meet the closed form."""
@@ -126,15 +126,16 @@ def test_network_prior_in_single_precision(name, posterior, field):
     assert misfit < free
 
 
-class Square(Differentiable):
+class Bent(Differentiable):
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return x.flatten(1)[:, :12] ** 2
+        value = x.flatten(1)[:, :240:20]
+        return value + 0.1 * value**3
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_nonlinear_operators_run_or_are_refused(name, posterior, field):
     """A method that says it takes any operator runs on one; a linear one names itself and the way out."""
-    bent = Observation(field.observation.y.abs(), Square(), field.observation.noise)
+    bent = Observation(field.observation.y, Bent(), field.observation.noise)
     if posterior.linear_only:
         with pytest.raises(ConfigError, match=f"{type(posterior).__name__} needs a linear") as caught:
             posterior(field.prior, bent, 2, 0)
