@@ -167,8 +167,22 @@ def require_match(meta: Mapping[str, object], wanted: Contract, what: str = "dat
         raise MatchError(f"checkpoint expects {label} {_shown(ours)}; {what} has {_shown(theirs)}")
 
 
+def damages(run: Path) -> list[str]:
+    """One line for each checkpoint of a run that is not what was written; nothing is moved."""
+    read = {folder.name: _read(folder) for _, folder in _order(run)}
+    return [f"checkpoint {name} of {run.name} is damaged ({why})" for name, why in read.items() if isinstance(why, str)]
+
+
 def _checked(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and sealed meta of one checkpoint; a damaged one is moved out of the way and gives None."""
+    if isinstance(read := _read(folder), str):
+        _quarantine(folder, read)
+        return None
+    return read
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | str:
+    """Tensors and sealed meta of one checkpoint, or what is wrong with it."""
     try:
         sealed = json.loads((folder / _META).read_text())
         if sealed.pop("seal") != _seal(sealed):
@@ -185,8 +199,7 @@ def _checked(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     except PermissionError as error:
         raise ResourceError(f"cannot read checkpoint {folder}: {error.strerror}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        _quarantine(folder, str(error) if isinstance(error, ValueError) else type(error).__name__)
-        return None
+        return str(error).splitlines()[0][:80] if isinstance(error, ValueError) else type(error).__name__
     for name in sealed["complex128"]:
         tensors[name] = torch.view_as_complex(tensors[name])
     return tensors, sealed
@@ -200,7 +213,7 @@ def _quarantine(folder: Path, why: str) -> None:
         bad = folder.with_name(f"bad-{folder.name}-{count}")
     with _disk(f"cannot set aside damaged checkpoint {folder}"):
         folder.rename(bad)
-    _log.warning("checkpoint %s is damaged (%s): moved to %s", folder.name, why.splitlines()[0][:80], bad.name)
+    _log.warning("checkpoint %s is damaged (%s): moved to %s", folder.name, why, bad.name)
 
 
 def _encode(tensors: Mapping[str, Tensor]) -> tuple[bytes, list[str]]:

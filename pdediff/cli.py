@@ -113,18 +113,19 @@ def verify(paths: Paths, data_root: Root = ROOT, as_json: AsJson = False, debug:
     Example:  pdediff verify data/sets/darcy-0123456789ab
     """
     from pdediff.locate import locate_any
-    from pdediff.store import verify as verify_store
+    from pdediff.stages import repairs
 
-    damages = []
+    damages, remedies = [], []
     for path in [locate_any(data_root, text) for text in paths]:
-        found = verify_store(path)
+        found = repairs.verify(path)
         damages += found
+        remedies += [repairs.remedy(path)] if found else []
         _emit({"path": str(path), "damages": len(found)}, as_json)
         for damage in found:
             _emit({"kind": damage.kind, "message": damage.message}, as_json)
     if damages:
         more = f" (and {len(damages) - 1} more)" if len(damages) > 1 else ""
-        raise IntegrityError(damages[0].message + more, hint="`pdediff repair` computes the damaged parts again")
+        raise IntegrityError(damages[0].message + more, hint=remedies[0])
 
 
 @app.command()
@@ -140,7 +141,7 @@ def repair(paths: Paths, data_root: Root = ROOT, as_json: AsJson = False, debug:
 
     set_environment(data_root)
     for path in [locate_any(data_root, text) for text in paths]:
-        _emit({"path": str(path), "repaired": stages.repair(path, data_root, Runtime())}, as_json)
+        _emit({"path": str(path), "repaired": stages.repair(path, data_root, Runtime(cluster="inline"))}, as_json)
 
 
 @app.command("ls")

@@ -38,7 +38,7 @@ class Count:
     done: int = 0
     rejected: int = 0
     note: str = ""
-    told: int = -1
+    told: int = field(default=-1, init=False)
     started: float = field(init=False)
     shown: float = field(init=False)
 

@@ -22,13 +22,14 @@ from pdediff.progress import Progress, SilentProgress
 from pdediff.spread import Failure, spread
 from pdediff.types import PositiveInt
 
-__all__ = ["Failure", "Runtime", "Slurm", "resolve_device", "set_environment"]
+__all__ = ["Device", "Failure", "Runtime", "Slurm", "resolve_device", "set_environment"]
 
+Device = Literal["auto", "cpu", "cuda"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def resolve_device(choice: Literal["auto", "cpu", "cuda"] = "auto") -> Literal["cpu", "cuda"]:
+def resolve_device(choice: Device = "auto") -> Literal["cpu", "cuda"]:
     """The torch device of this process; call it where the work runs, since a worker may see other GPUs.
 
     Raises ConfigError where a GPU is asked for and none can be used.
@@ -61,7 +62,7 @@ class Runtime:
     cluster: Literal["inline", "local", "address", "gpu", "slurm"] = "local"
     workers: PositiveInt = 2
     address: str | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     threads: PositiveInt = 1
     memory: str = "auto"
     slurm: Slurm = field(default_factory=Slurm)

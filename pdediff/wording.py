@@ -131,6 +131,7 @@ def _expected(detail: Mapping[str, Any]) -> str:
         "dict_type": "is not a mapping",
         "model_type": "is not a mapping",
         "model_attributes_type": "is not a mapping",
+        "string_too_short": "is empty",
         "too_short": "has too few entries",
         "too_long": "has too many entries",
     }

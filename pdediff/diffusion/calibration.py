@@ -10,7 +10,8 @@ import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -31,12 +32,18 @@ class CalibratedError:
     covariances: tuple[LowRankCovariance | FourierCovariance, ...]
     prior: LowRankCovariance | FourierCovariance
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_traces", tuple(float(c.diagonal().sum()) for c in self.covariances))
-        object.__setattr__(self, "_cached", lru_cache(maxsize=256)(self._at))
+    @cached_property
+    def _traces(self) -> tuple[float, ...]:
+        return tuple(float(c.diagonal().sum()) for c in self.covariances)
+
+    @cached_property
+    def _known(self) -> dict[float, LowRankCovariance | FourierCovariance]:
+        return {}
 
     def __call__(self, sigma: float) -> LowRankCovariance | FourierCovariance:
-        return self._cached(float(sigma))
+        if sigma not in self._known:
+            self._known[sigma] = self._at(sigma)
+        return self._known[sigma]
 
     def _at(self, sigma: float) -> LowRankCovariance | FourierCovariance:
         if sigma <= self.sigmas[0]:
@@ -51,7 +58,7 @@ class CalibratedError:
         trace_low, trace_high = self._traces[i], self._traces[i + 1]
         trace = math.exp((1 - weight) * math.log(trace_low) + weight * math.log(trace_high))
         shape = mix(self.covariances[i].scaled(1 / trace_low), self.covariances[i + 1].scaled(1 / trace_high), weight)
-        return shape.scaled(trace)
+        return cast(LowRankCovariance | FourierCovariance, shape.scaled(trace))
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat float32 tensors for a checkpoint."""

@@ -217,7 +217,13 @@ def solve_sum(first: Covariance, second: Covariance, v: Tensor, *, tolerance: fl
         return DenseCovariance(total, second.shape).solve(v)
     if isinstance(first, FourierCovariance) and isinstance(second, FourierCovariance):
         return FourierCovariance(first.spectrum + second.spectrum.to(first.spectrum)).solve(v)
+    if isinstance(first, DiagonalCovariance) and isinstance(second, FourierCovariance) and _constant(first.variance):
+        return FourierCovariance(first.variance.to(second.spectrum) + second.spectrum).solve(v)
     return conjugate_gradients(lambda w: first.matvec(w) + second.matvec(w), v, tolerance=tolerance)
+
+
+def _constant(variance: Tensor) -> bool:
+    return bool(variance.min() == variance.max())
 
 
 def conjugate_gradients(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,10 +26,11 @@ class GaussianPrior:
     covariance: Tensor
     noise: WhiteNoise = field(default_factory=WhiteNoise)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (d,) and eigenvectors (d, d) of the covariance."""
         values, vectors = torch.linalg.eigh(self.covariance)
-        object.__setattr__(self, "_values", values.clamp(min=0))
-        object.__setattr__(self, "_vectors", vectors)
+        return values.clamp(min=0), vectors
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -44,13 +46,13 @@ class GaussianPrior:
 
     def __call__(self, x: Field, sigma: Levels) -> Field:
         level = sigma.to(x.dtype)[:, None]
-        modes = (x - self.mean).flatten(1) @ self._vectors
-        gain = self._values / (self._values + level**2)
-        return self.mean + ((modes * gain) @ self._vectors.T).reshape(x.shape)
+        modes = (x - self.mean).flatten(1) @ self._spectrum[1]
+        gain = self._spectrum[0] / (self._spectrum[0] + level**2)
+        return self.mean + ((modes * gain) @ self._spectrum[1].T).reshape(x.shape)
 
     def error(self, sigma: float) -> DenseCovariance:
-        values = self._values / (1 + self._values / sigma**2)
-        return DenseCovariance((self._vectors * values) @ self._vectors.T, self.shape)
+        values = self._spectrum[0] / (1 + self._spectrum[0] / sigma**2)
+        return DenseCovariance((self._spectrum[1] * values) @ self._spectrum[1].T, self.shape)
 
     def score(self, x: Field, sigma: Levels) -> Field:
         """Gradient of `log_prob` in x: (D(x) - x) / sigma^2."""
@@ -58,15 +60,15 @@ class GaussianPrior:
 
     def log_prob(self, x: Field, sigma: Levels) -> Tensor:
         """Log density of x0 + sigma * eps at x, (batch,)."""
-        variance = self._values + sigma.to(x.dtype)[:, None] ** 2
-        modes = (x - self.mean).flatten(1) @ self._vectors
+        variance = self._spectrum[0] + sigma.to(x.dtype)[:, None] ** 2
+        modes = (x - self.mean).flatten(1) @ self._spectrum[1]
         return -0.5 * (modes**2 / variance + variance.log() + math.log(2 * math.pi)).sum(1)
 
     def flow(self, x: Field, sigma: float, sigma_next: float) -> Field:
         """Exact probability-flow solution from level sigma to sigma_next."""
-        ratio = ((self._values + sigma_next**2) / (self._values + sigma**2)).sqrt()
-        modes = (x - self.mean).flatten(1) @ self._vectors
-        return self.mean + ((modes * ratio) @ self._vectors.T).reshape(x.shape)
+        ratio = ((self._spectrum[0] + sigma_next**2) / (self._spectrum[0] + sigma**2)).sqrt()
+        modes = (x - self.mean).flatten(1) @ self._spectrum[1]
+        return self.mean + ((modes * ratio) @ self._spectrum[1].T).reshape(x.shape)
 
     def condition(self, matrix: Tensor, y: Tensor, noise: Tensor) -> tuple[GaussianPrior, float]:
         """Posterior and log evidence of y = matrix x0 + n, n ~ N(0, noise); matrix (m, d), y (m,), noise (m, m)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,11 +29,15 @@ class GaussianMixturePrior:
     covariances: Tensor
     noise: WhiteNoise = field(default_factory=WhiteNoise)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (k, d) and eigenvectors (k, d, d) of the components."""
         values, vectors = torch.linalg.eigh(self.covariances)
-        object.__setattr__(self, "_values", values.clamp(min=0))
-        object.__setattr__(self, "_vectors", vectors)
-        object.__setattr__(self, "error", lru_cache(maxsize=512)(self._error))
+        return values.clamp(min=0), vectors
+
+    @cached_property
+    def _errors(self) -> dict[float, DenseCovariance]:
+        return {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,14 +58,14 @@ class GaussianMixturePrior:
     def _modes(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Component coordinates (k, batch, d), variances (k, batch, d) and joint log densities (k, batch)."""
         offset = x.flatten(1)[None] - self.means.flatten(1)[:, None]
-        modes = torch.bmm(offset, self._vectors)
-        variance = self._values[:, None] + sigma.to(x.dtype)[None, :, None] ** 2
+        modes = torch.bmm(offset, self._spectrum[1])
+        variance = self._spectrum[0][:, None] + sigma.to(x.dtype)[None, :, None] ** 2
         terms = modes**2 / variance + variance.log() + math.log(2 * math.pi)
         return modes, variance, self.weights.log()[:, None] - 0.5 * terms.sum(2)
 
     def __call__(self, x: Field, sigma: Levels) -> Field:
         modes, variance, joint = self._modes(x, sigma)
-        shrunk = torch.bmm(modes * (self._values[:, None] / variance), self._vectors.mT)
+        shrunk = torch.bmm(modes * (self._spectrum[0][:, None] / variance), self._spectrum[1].mT)
         components = self.means.flatten(1)[:, None] + shrunk
         return (joint.softmax(0)[..., None] * components).sum(0).reshape(x.shape)
 
@@ -78,15 +82,20 @@ class GaussianMixturePrior:
         which = torch.searchsorted(self.weights.cumsum(0), uniform(fold(seeds, 0), (1,)).to(self.dtype)[:, 0])
         which = which.clamp(max=len(self.weights) - 1)
         modes = normal(fold(seeds, 1), (self.means[0].numel(),), dtype=self.dtype)
-        modes = (modes * self._values[which].sqrt())[:, None]
-        return self.means[which] + torch.bmm(modes, self._vectors[which].mT).reshape(-1, *self.shape)
+        modes = (modes * self._spectrum[0][which].sqrt())[:, None]
+        return self.means[which] + torch.bmm(modes, self._spectrum[1][which].mT).reshape(-1, *self.shape)
 
     @cached_property
     def _trials(self) -> tuple[Tensor, Tensor]:
         seeds = tuple(range(8192))
         return self.sample(seeds), normal(fold(seeds, 2), self.shape, dtype=self.dtype)
 
-    def _error(self, sigma: float) -> DenseCovariance:
+    def error(self, sigma: float) -> DenseCovariance:
+        if sigma not in self._errors:
+            self._errors[sigma] = self._measured(sigma)
+        return self._errors[sigma]
+
+    def _measured(self, sigma: float) -> DenseCovariance:
         x0, eps = self._trials
         if math.isinf(sigma):
             e = (x0 - self.mean).flatten(1)

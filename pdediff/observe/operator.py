@@ -70,7 +70,7 @@ class Composed:
         return self.inner.vjp(x, self.outer.vjp(self.inner(x), w))
 
     def __matmul__(self, inner: Operator) -> Composed:
-        return Composed(self, inner)
+        return Composed(self, inner)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)

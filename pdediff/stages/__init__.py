@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pdediff.stages.evaluation import evaluate
     from pdediff.stages.generation import generate
     from pdediff.stages.reconstruction import reconstruct
-    from pdediff.stages.repairs import repair
+    from pdediff.stages.repairs import repair, verify
     from pdediff.stages.sampling import sample
     from pdediff.stages.training import train
 
@@ -20,9 +20,10 @@ _HOME = {
     "repair": "repairs",
     "sample": "sampling",
     "train": "training",
+    "verify": "repairs",
 }
 
-__all__ = ["evaluate", "generate", "reconstruct", "repair", "sample", "train"]
+__all__ = ["evaluate", "generate", "reconstruct", "repair", "sample", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 
 from pdediff import config as configs
-from pdediff.errors import DataError, MatchError
+from pdediff.errors import DataError, IntegrityError, MatchError
 from pdediff.metrics import (
     Case,
     FieldInfo,
@@ -39,13 +39,15 @@ from pdediff.metrics import (
 from pdediff.pdes import PDE
 from pdediff.runtime import Runtime
 from pdediff.stages.configs import EvaluateConfig
-from pdediff.stages.folders import VERSION, output_folder
+from pdediff.stages.folders import VERSION, file_hash, has_whole_files, output_folder, writing
 from pdediff.stages.history import training_of
 from pdediff.stages.priors import content_of
-from pdediff.store import finish_folder, is_complete, open_store, read_identity, read_manifest, write_durably
+from pdediff.store import finish_folder, open_store, read_identity, read_manifest, verify, write_durably
 
 SHOWN_CASES = 3
 """Cases drawn in the report; the tables cover all."""
+
+FILES = ("scores.json", "scores.txt", "report.md", "report.html")
 
 RESOLUTION = 0.05
 """Values closer than this share of the field's range are not told apart by ranks and coverage of two-phase fields."""
@@ -93,22 +95,24 @@ def evaluate(config: EvaluateConfig, reconstructions: list[Path], root: Path, ru
         "reconstructions": [{"folder": p.name, "content": content_of(p)} for p in reconstructions],
     }
     path = output_folder(root, "reports", config.name or "report", identity)
-    if is_complete(path):
+    if has_whole_files(path):
         return path
     opened = [_open(p) for p in reconstructions]
     _check(opened)
     data = assemble(config, opened, path.name, root)
     table = summarise(data.rows)
-    path.mkdir(parents=True, exist_ok=True)
-    write_durably(path / "scores.json", finite_json(table))
-    write_durably(path / "scores.txt", plain(table))
-    write_durably(path / "report.md", markdown(data))
-    write_durably(path / "report.html", html(data))
-    finish_folder(path, {"content": path.name.rpartition("-")[2], "identity": identity})
+    written = dict(zip(FILES, (finite_json(table), plain(table), markdown(data), html(data)), strict=True))
+    with writing(path):
+        for name, text in written.items():
+            write_durably(path / name, text)
+        files = {name: file_hash(path / name) for name in written}
+        finish_folder(path, {"content": path.name.rpartition("-")[2], "identity": identity, "files": files})
     return path
 
 
 def _open(path: Path) -> Reconstruction:
+    for damage in verify(path):
+        raise IntegrityError(f"{path.name}: {damage.message}", hint=f"pdediff repair {path.name}")
     manifest = read_manifest(path) or {}
     return Reconstruction(path, open_store(path), read_identity(path), manifest)  # type: ignore[arg-type]
 
@@ -118,17 +122,24 @@ def _check(opened: list[Reconstruction]) -> None:
     for one in opened:
         if "constant_data" not in one.tree.children or one.fields[0] not in one.tree["constant_data"]:
             raise DataError(f"{one.path.name} holds no truth to score against", hint="give data=NAME to reconstruct")
-        same = one.fields == first.fields and np.array_equal(
-            one.array("constant_data/sample"), first.array("constant_data/sample")
-        )
-        same = same and np.array_equal(
-            one.array("observed_data/value"), first.array("observed_data/value"), equal_nan=True
-        )
-        if not same:
+        if not _cases(one):
+            raise DataError(f"every case of {one.path.name} failed; there is nothing to score")
+        if not (one.fields == first.fields and _same_cases(one, first)):
             raise MatchError(f"{one.path.name} and {first.path.name} are reconstructions of different observations")
     names = [one.name for one in opened]
     if len(set(names)) < len(names):
         raise MatchError(f"two reconstructions have the name {max(names, key=names.count)!r}", hint="give them names")
+
+
+def _same_cases(one: Reconstruction, other: Reconstruction) -> bool:
+    """Whether both are of the same samples and readings, as far as a case that failed in one of them can tell."""
+    if len(one.array("status")) != len(other.array("status")):
+        return False
+    both = sorted(set(_cases(one)) & set(_cases(other)))
+    return all(
+        np.array_equal(one.array(name)[both], other.array(name)[both], equal_nan=True)
+        for name in ("constant_data/sample", "observed_data/value")
+    )
 
 
 def assemble(config: EvaluateConfig, opened: list[Reconstruction], run: str, root: Path) -> ReportData:
@@ -173,7 +184,7 @@ def _truth(one: Reconstruction, case: int) -> dict[str, np.ndarray]:
 
 def _info(config: EvaluateConfig, one: Reconstruction, name: str) -> FieldInfo:
     array = one.tree[f"posterior/{name}"]
-    dims = tuple(str(d) for d in array.dims[2:])
+    dims = tuple(str(d) for d in tuple(array.dims)[2:])
     pde: PDE = configs.build("pde", one.tree.attrs["pde"])
     truth = one.array(f"constant_data/{name}")
     span = float(np.nanmax(truth) - np.nanmin(truth))
@@ -245,7 +256,7 @@ def _case(opened: list[Reconstruction], case: int) -> Case:
 
 def _sensors(one: Reconstruction, case: int) -> list[Sensors]:
     value, std, field, position = (one.array(f"observed_data/{k}")[case] for k in ("value", "std", "field", "position"))
-    dims = [str(d) for d in one.tree[f"posterior/{one.fields[0]}"].dims[2:]]
+    dims = [str(d) for d in tuple(one.tree[f"posterior/{one.fields[0]}"].dims)[2:]]
     out = []
     for number, name in enumerate(one.fields):
         here = field == number

@@ -84,8 +84,11 @@ def from_recipe(recipe: Sensors, prior: Prior, truth: np.ndarray, sample: int, s
             raise DataError(f"observations.sensors names {name!r}; the prior has {', '.join(prior.fields)}", hint=hint)
     source = generator(derive(seed, Purpose.SENSORS, sample))
     field, points = [], []
-    for name, count in recipe.sensors.items():
-        field += [prior.fields.index(name)] * count
+    for number, name in enumerate(prior.fields):  # never in the order of the recipe, which no stored recipe keeps
+        count = recipe.sensors.get(name, 0)
+        if not count:
+            continue
+        field += [number] * count
         points.append(_on_grid(prior, count, source) if name in recipe.on_grid else _anywhere(prior, count, source))
     placed = np.array(field), np.concatenate(points)
     std = recipe.noise * prior.scale.cpu().double().flatten().numpy()[placed[0]]
@@ -137,8 +140,8 @@ def _check_table(table: Table, prior: Prior, where: str) -> None:
             hint = _nearest(name, prior.fields)
             raise DataError(f"{where} has field {name!r}; the prior has {', '.join(prior.fields)}", hint=hint)
     for name, unit in table.units.items():
-        known = prior.meta["units"].get(name, unit)
-        if unit != known:
+        known = prior.meta["units"].get(name, "1")  # coordinates are nondimensional
+        if (unit or "1") != known:
             raise DataError(f"{where} gives {name} in {unit!r}; the prior was trained in {known!r}")
     for dim, (low, high), wraps in zip(prior.dims, box(prior), prior.periodic, strict=True):
         values = table.columns[dim].astype(np.float64)

@@ -14,7 +14,7 @@ import torch
 from pdediff import config as configs
 from pdediff.errors import DataError, NumericalError, RejectedError
 from pdediff.posterior import Draws, Kriging, Posterior, merge
-from pdediff.runtime import Runtime, resolve_device
+from pdediff.runtime import Device, Runtime, resolve_device
 from pdediff.stages.configs import ReconstructConfig, Sensors
 from pdediff.stages.folders import VERSION, output_folder
 from pdediff.stages.priors import Prior, content_of, gaussian_fit, load_prior, require_same_fields
@@ -47,7 +47,7 @@ class CaseTask:
     readings: Readings
     prior: Path
     data: Path | None
-    device: str
+    device: Device
 
 
 def reconstruct(config: ReconstructConfig, prior: Path, data: Path | None, root: Path, runtime: Runtime) -> Path:
@@ -68,7 +68,7 @@ def reconstruct(config: ReconstructConfig, prior: Path, data: Path | None, root:
     readings = read_cases(config, loaded, data)
     path = output_folder(root, "recon", config.name or config.posterior["kind"].lower(), identity)
     if not is_complete(path):
-        create(path, schema_of(config, loaded, readings, posterior, data is not None), identity)
+        create(path, schema_of(config, loaded, readings, posterior), identity)
         keep_observations(config, path)
         with Writer(path) as writer:
             tasks = [
@@ -128,9 +128,7 @@ def stored_cases(path: Path, identity: dict[str, Any], prior: Path, data: Path |
     return read_cases(config, load_prior(prior), data)
 
 
-def schema_of(
-    config: ReconstructConfig, prior: Prior, readings: list[Readings], posterior: Posterior, known: bool
-) -> Schema:
+def schema_of(config: ReconstructConfig, prior: Prior, readings: list[Readings], posterior: Posterior) -> Schema:
     """Groups by their ArviZ names; dims case, draw, sensor and those of the field."""
     space, dims = prior.denoiser.shape[1:], prior.dims
     sensors = max(len(r.value) for r in readings)
@@ -158,9 +156,11 @@ def schema_of(
         for name, text in (("value", "readings with noise"), ("noise_free", "readings without noise"))
     ]
     arrays.append(ArraySpec("constant_data/sample", ("case",), "int64", (), {"long_name": "index in the data set"}))
-    if known:
+    if all(r.sample >= 0 for r in readings):  # a user's own case has no known truth
         arrays += [ArraySpec(f"constant_data/{f}", ("case", *dims), "float32", space, label[f]) for f in prior.fields]
-    coords = {d: (v, {"units": "1", "long_name": d}) for d, v in prior.coordinates.items()}
+    coords: dict[str, tuple[Any, dict[str, object]]] = {
+        d: (v, {"units": "1", "long_name": d}) for d, v in prior.coordinates.items()
+    }
     attrs = {
         "posterior": config.posterior,
         "fields": list(prior.fields),
@@ -215,7 +215,7 @@ def arrays_of(
     rows: dict[str, np.ndarray] = {f"posterior/{f}": x[:, i].numpy() for i, f in enumerate(prior.fields)}
     rows["sample_stats/log_weight"] = draws.log_weights.cpu().numpy()
     for name in STATISTICS:
-        rows[f"sample_stats/{name}"] = np.float64(draws.diagnostics.get(name, np.nan))
+        rows[f"sample_stats/{name}"] = np.asarray(draws.diagnostics.get(name, np.nan), dtype=np.float64)
     if trace:
         rows["sample_stats/ess"] = np.asarray(draws.diagnostics.get("ess", np.full(trace, np.nan)))
     rows["observed_data/value"] = _padded(readings.value, sensors)
@@ -224,11 +224,9 @@ def arrays_of(
     rows["observed_data/position"] = _padded(readings.points, sensors)
     rows["posterior_predictive/noise_free"] = _padded(clean.T, sensors).T
     rows["posterior_predictive/value"] = _padded((clean + readings.std * eps.numpy()).T, sensors).T
-    rows["constant_data/sample"] = np.int64(readings.sample)
-    if task.data is not None:
-        truth = np.full((len(prior.fields), *prior.denoiser.shape[1:]), np.nan, dtype="float32")
-        if readings.sample >= 0:
-            truth = SetReader(task.data).fields(prior.fields, [readings.sample])[0].numpy()
+    rows["constant_data/sample"] = np.asarray(readings.sample, dtype=np.int64)
+    if task.data is not None and readings.sample >= 0:
+        truth = SetReader(task.data).fields(prior.fields, [readings.sample])[0].numpy()
         rows |= {f"constant_data/{f}": truth[i] for i, f in enumerate(prior.fields)}
     return {name: np.asarray(value)[None] for name, value in rows.items()}
 

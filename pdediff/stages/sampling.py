@@ -11,7 +11,7 @@ import torch
 
 from pdediff import config as configs
 from pdediff.errors import ConfigError, NumericalError
-from pdediff.runtime import Runtime, resolve_device
+from pdediff.runtime import Device, Runtime, resolve_device
 from pdediff.samplers import gaussian_start, run
 from pdediff.stages.configs import SampleConfig
 from pdediff.stages.folders import VERSION, output_folder
@@ -29,7 +29,7 @@ class TileTask:
     rows: tuple[int, int]
     config: dict[str, Any]
     prior: Path
-    device: str
+    device: Device
 
 
 def sample(config: SampleConfig, prior: Path, root: Path, runtime: Runtime) -> Path:
@@ -67,7 +67,7 @@ def sample(config: SampleConfig, prior: Path, root: Path, runtime: Runtime) -> P
     return path
 
 
-def task_of(path: Path, shard: int, identity: dict[str, Any], schema: Schema, prior: Path, device: str) -> TileTask:
+def task_of(path: Path, shard: int, identity: dict[str, Any], schema: Schema, prior: Path, device: Device) -> TileTask:
     """The work order of one tile."""
     rows = schema.rows(shard)
     return TileTask(path, shard, (rows.start, rows.stop), identity["config"], prior, device)
@@ -85,7 +85,9 @@ def schema_of(config: SampleConfig, prior: Prior) -> Schema:
         )
         for name in prior.fields
     ]
-    coords = {d: (v, {"units": "1", "long_name": d}) for d, v in prior.coordinates.items()}
+    coords: dict[str, tuple[Any, dict[str, object]]] = {
+        d: (v, {"units": "1", "long_name": d}) for d, v in prior.coordinates.items()
+    }
     attrs = {"sampler": config.sampler, "pde": prior.meta["pde"], "pdediff_version": VERSION}
     return Schema("sample", config.n, tuple(arrays), coords, attrs, shard=config.tile, chunk=1)
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from pdediff import checkpoint
 from pdediff import config as configs
 from pdediff.diffusion import CalibratedError, DenoisingLoss, NoiseLevels, held_out_errors, measure, precondition
-from pdediff.errors import DataError, MatchError, NumericalError
+from pdediff.errors import DataError, IntegrityError, MatchError, NumericalError
 from pdediff.runtime import Runtime
 from pdediff.stages.configs import TrainConfig
-from pdediff.stages.folders import VERSION, output_folder
+from pdediff.stages.folders import VERSION, output_folder, writing
 from pdediff.stages.priors import content_of, normalised
 from pdediff.stages.symmetry import augment, orbit
 from pdediff.store import SetReader, finish_folder, is_complete, read_identity
@@ -45,7 +45,7 @@ class TrainingData:
 def train(config: TrainConfig, data: Path, root: Path, runtime: Runtime) -> Path:
     """The run folder of the prior that `config` describes on `data`: trained, continued, or returned as it is.
 
-    Raises MatchError for fields the set does not have, NumericalError for a training that diverged.
+    Raises MatchError for fields the set does not have, NumericalError for a training that diverged, LockedError.
     """
     reader = SetReader(data)
     fields = fields_of(config, reader)
@@ -55,11 +55,21 @@ def train(config: TrainConfig, data: Path, root: Path, runtime: Runtime) -> Path
         "data": {"folder": data.name, "content": content_of(data)},
     }
     path = output_folder(root, "runs", config.name or data.name.rpartition("-")[0], identity)
-    if is_complete(path) and checkpoint.is_complete(path):
+    if _finished(path):
         return path
-    with _threads(config.threads):
-        _train(config, load_data(reader, fields, config), identity, path, runtime)
+    loaded = load_data(reader, fields, config)
+    with writing(path), _threads(config.threads):
+        if not _finished(path):
+            _train(config, loaded, identity, path, runtime)
     return path
+
+
+def _finished(path: Path) -> bool:
+    """Whether manifest and final checkpoint are whole; what is damaged is made again, from the checkpoints left."""
+    try:
+        return is_complete(path) and checkpoint.is_complete(path)
+    except IntegrityError:
+        return False
 
 
 def fields_of(config: TrainConfig, reader: SetReader) -> tuple[str, ...]:
@@ -109,8 +119,10 @@ def load_data(reader: SetReader, fields: tuple[str, ...], config: TrainConfig) -
         "pde": read_identity(reader.path)["config"]["pde"],
         "pdediff_version": VERSION,
     }
-    parts = [normalised(reader.fields(fields, rows), offset, scale) for rows in (train_rows, valid_rows)]
-    return TrainingData(*parts, offset, scale, meta)
+    train_fields, valid_fields = (
+        normalised(reader.fields(fields, rows), offset, scale) for rows in (train_rows, valid_rows)
+    )
+    return TrainingData(train_fields, valid_fields, offset, scale, meta)
 
 
 def _train(config: TrainConfig, data: TrainingData, identity: dict[str, Any], path: Path, runtime: Runtime) -> None:

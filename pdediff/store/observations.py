@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,13 @@ class Table:
     """One row per measured number: `columns` holds the coordinates, field (names), value, std and case (0 if absent).
 
     `units` has what the file says of each coordinate and of each field; the caller compares them with the data set.
+    `places` says for each row where the file has it, for error lines: "line 7".
     """
 
     columns: dict[str, np.ndarray]
     units: dict[str, str]
     coordinates: tuple[str, ...]
+    places: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.columns["value"])
@@ -49,18 +52,18 @@ def read_observations(path: str | Path) -> Table:
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if path.suffix == ".csv" and path.is_file():
-        table, where = _read_csv(path)
+        table = _read_csv(path)
     elif path.suffix in (".nc", ".zarr"):
-        table, where = _read_xarray(path)
+        table = _read_xarray(path)
     else:
         raise DataError(f"{path} is not a .csv, .nc or .zarr file")
     if not len(table):
         raise DataError(f"{path} has no measurements")
-    _check_values(path, table, where)
+    _check_values(path, table, table.places)
     return table
 
 
-def _read_csv(path: Path) -> tuple[Table, list[str]]:
+def _read_csv(path: Path) -> Table:
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = [(n, row) for n, row in enumerate(csv.reader(text.splitlines(), strict=True), 1) if any(row)]
@@ -86,11 +89,11 @@ def _read_csv(path: Path) -> tuple[Table, list[str]]:
     case = _numbers(path, "case", cells["case"], where) if "case" in cells else np.zeros(len(where))
     field = np.array(cells["field"], dtype="str")
     units = {n: m["unit"].strip() for n, m in zip(names, header, strict=True) if m and m["unit"] is not None}
-    if "value" in units:  # the one column of values holds every field of the file
-        unit = units.pop("value")
-        units |= dict.fromkeys(cells["field"], unit)
-    units.pop("std", None)
-    return Table({**columns, "field": field, "case": case}, units, coordinates), where
+    said = [units.pop(name) for name in ("value", "std") if name in units]
+    if len(set(said)) > 1:
+        raise DataError(f"{path} gives value in {said[0]!r} and std in {said[1]!r}; they must be the same")
+    units |= dict.fromkeys(cells["field"], said[0]) if said else {}  # one column of values holds every field
+    return Table({**columns, "field": field, "case": case}, units, coordinates, tuple(where))
 
 
 def _numbers(path: Path, name: str, cells: list[str], where: list[str]) -> np.ndarray:
@@ -106,15 +109,18 @@ def _numbers(path: Path, name: str, cells: list[str], where: list[str]) -> np.nd
     return found
 
 
-def _read_xarray(path: Path) -> tuple[Table, list[str]]:
+def _read_xarray(path: Path) -> Table:
     kind: dict[str, object] = {}
     if path.suffix == ".zarr":
         check_tree(path)
         kind = {"engine": "zarr", "chunks": None, "consolidated": False}
     try:
         data = xr.open_dataset(path, decode_times=False, **kind)  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be opened: {str(error).splitlines()[0][:80]}") from None
+    except PermissionError:
+        raise
+    except (OSError, ValueError, KeyError):
+        known = "Zarr version 3 store" if kind else "NetCDF file"
+        raise DataError(f"{path} is not a readable {known}", hint="`pdediff reconstruct` also reads .csv") from None
     with data:
         measured = [str(name) for name in data.data_vars if f"{name}_std" in data.data_vars]
         if not measured:
@@ -130,7 +136,7 @@ def _read_xarray(path: Path) -> tuple[Table, list[str]]:
         columns = {key: np.concatenate([part.columns[key] for part in parts]) for key in parts[0].columns}
         units = {key: unit for part in parts for key, unit in part.units.items()}
         where = [f"{name} point {k}" for part, name in zip(parts, measured, strict=True) for k in range(len(part))]
-    return Table(columns, units, coordinates), where
+    return Table(columns, units, coordinates, tuple(where))
 
 
 def _points(path: Path, data: xr.Dataset, name: str) -> Table:
@@ -138,6 +144,9 @@ def _points(path: Path, data: xr.Dataset, name: str) -> Table:
     value, std = data[name], data[f"{name}_std"]
     if value.dims != std.dims and std.ndim:
         raise DataError(f"{path}: {name} has dims {value.dims}, {name}_std has {std.dims}")
+    said = [str(array.attrs["units"]) for array in (value, std) if "units" in array.attrs]
+    if len(set(said)) > 1:
+        raise DataError(f"{path} gives {name} in {said[0]!r} and {name}_std in {said[1]!r}; they must be the same")
     places = {str(k): c for k, c in value.coords.items() if c.ndim == 1}
     coordinates = tuple(sorted(k for k in places if k != "case"))
     if lone := [dim for dim in value.dims if not any(c.dims == (dim,) for c in places.values())]:
@@ -152,11 +161,12 @@ def _points(path: Path, data: xr.Dataset, name: str) -> Table:
         columns[key] = np.asarray(full, dtype="float64").ravel()
     columns.setdefault("case", np.zeros(value.size))
     columns["field"] = np.full(value.size, name)
-    units = {k: str(c.attrs["units"]) for k, c in {name: value, **places}.items() if "units" in c.attrs}
-    return Table(columns, units, coordinates)
+    units = {k: str(c.attrs["units"]) for k, c in places.items() if "units" in c.attrs}
+    units |= {name: said[0]} if said else {}
+    return Table(columns, units, coordinates, ())
 
 
-def _check_values(path: Path, table: Table, where: list[str]) -> None:
+def _check_values(path: Path, table: Table, where: Sequence[str]) -> None:
     """Refuses NaN, infinity, a standard deviation that is not positive, a bad case and repeated points."""
     for name in (*table.coordinates, "value", "std", "case"):
         column = table.columns[name]
