@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +21,11 @@ Value = TypeVar("Value")
 INTERVAL = 2.0
 """Seconds between two updates of a progress artifact (one costs about 35 ms)."""
 
-LENGTH = 50_000
-"""Characters of the report that are shown; the rest is in the file."""
+MAX_BYTES = 90_000
+"""Of the report that is shown; the rest is in the file."""
+
+MAIN_SCORES = ("crps", "rel_l2_mean", "coverage_90", "misfit", "residual", "seconds")
+"""Columns of the table of scores; the report has all."""
 
 log = logging.getLogger(__name__)
 
@@ -96,36 +99,33 @@ def provenance(outcome: Mapping[str, Any]) -> None:
 
 
 def metrics(report: Path) -> None:
-    """The scores of an evaluation as table `metrics`: one row for each posterior, a column for each number."""
+    """The scores of an evaluation as table `metrics`: one row for each posterior, a column for each main score."""
     rows = attempt(lambda: score_rows(json.loads((report / "scores.json").read_text())))
     if rows:
-        attempt(lambda: artifacts.create_table_artifact(rows, key="metrics", description="scores"))
+        attempt(lambda: artifacts.create_table_artifact(rows, key="metrics", description="means over the cases"))
 
 
-def score_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of a table from nested scores: the outer names are rows, nested names join to columns."""
-    rows = []
-    for name, values in scores.items():
-        numbers = dict(_numbers("", values)) if isinstance(values, Mapping) else {}
-        if numbers:
-            rows.append({"name": name, **numbers})
-    return rows
-
-
-def _numbers(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(f"{prefix}{name}.", value)
-        elif isinstance(value, int | float):
-            yield f"{prefix}{name}", value
+def score_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Rows of a table from the flat records of `scores.json`: means of `MAIN_SCORES` of every field, as text."""
+    rows: dict[str, dict[str, str]] = {}
+    for record in records:
+        if record["metric"] in MAIN_SCORES:
+            mean = "-" if record["mean"] is None else f"{record['mean']:.3g}"
+            missing = f" ({record['missing']} of {record['count']} cases missing)" if record["missing"] else ""
+            row = rows.setdefault(record["method"], {"method": record["method"]})
+            row[f"{record['metric']} of {record['field']}"] = mean + missing
+    return list(rows.values())
 
 
 def report(outcome: Mapping[str, Any]) -> None:
-    """Markdown `report`: the text of the report, verdict first, and where the HTML lies."""
+    """Markdown `report`: the text of the report, verdict first; the description says where the HTML lies."""
     folder = Path(outcome["path"])
 
     def write() -> object:
-        text = f"Report: `{folder / 'report.html'}`\n\n{(folder / 'report.md').read_text()[:LENGTH]}"
-        return artifacts.create_markdown_artifact(text, key="report", description="report")
+        text = (folder / "report.md").read_bytes()
+        shown = text[:MAX_BYTES].decode(errors="ignore")
+        if len(text) > MAX_BYTES:
+            shown += "\n\n... the rest is in report.md"
+        return artifacts.create_markdown_artifact(shown, key="report", description=f"`{folder / 'report.html'}`")
 
     attempt(write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 from pdediff.config import validate
 from pdediff.errors import ResourceError
-from pdediff.flows import artifacts
+from pdediff.flows import PROGRESS, artifacts
 from pdediff.flows.compose import compose
 from pdediff.progress import choose
 from pdediff.runtime import Runtime, Slurm
@@ -38,6 +39,7 @@ def runtime_of(compute: Mapping[str, Any]) -> Runtime:
     """The runtime of a stage, whose progress is seen in the log and in the UI. Raises ConfigError."""
     checked = ComputeConfig.model_validate(compute)
     slurm = checked.slurm.model_dump()
+    shown = os.environ.get(PROGRESS)
     return Runtime(
         cluster=checked.cluster,
         workers=checked.workers,
@@ -46,7 +48,7 @@ def runtime_of(compute: Mapping[str, Any]) -> Runtime:
         threads=checked.threads,
         memory=checked.memory,
         slurm=Slurm(**{**slurm, "prologue": tuple(slurm["prologue"])}),
-        progress=artifacts.ArtifactProgress(choose()),
+        progress=artifacts.ArtifactProgress(choose(as_json=shown == "json", quiet=shown == "quiet")),
     )
 
 

@@ -17,10 +17,11 @@ _NAMES = {
     "PdediffError": "pdediff.errors",
     "Runtime": "pdediff.runtime",
     "build": "pdediff.config",
+    "checked": "pdediff.launch",
     "open_store": "pdediff.store",
 }
 
-__all__ = ["PdediffError", "Runtime", "__version__", "build", "open_store"]
+__all__ = ["PdediffError", "Runtime", "__version__", "build", "checked", "open_store"]
 
 
 def __getattr__(name: str) -> Any:

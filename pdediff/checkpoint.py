@@ -167,10 +167,13 @@ def require_match(meta: Mapping[str, object], wanted: Contract, what: str = "dat
         raise MatchError(f"checkpoint expects {label} {_shown(ours)}; {what} has {_shown(theirs)}")
 
 
-def damages(run: Path) -> list[str]:
-    """One line for each checkpoint of a run that is not what was written; nothing is moved."""
-    read = {folder.name: _read(folder) for _, folder in _order(run)}
-    return [f"checkpoint {name} of {run.name} is damaged ({why})" for name, why in read.items() if isinstance(why, str)]
+def damages(run: Path, set_aside: bool = False) -> list[str]:
+    """One line for each checkpoint of a run that is not what was written; `set_aside` renames them to `bad-…`."""
+    read = {folder: _read(folder) for _, folder in _order(run)}
+    bad = {folder: why for folder, why in read.items() if isinstance(why, str)}
+    for folder, why in bad.items() if set_aside else ():
+        _quarantine(folder, why)
+    return [f"checkpoint {folder.name} of {run.name} is damaged ({why})" for folder, why in bad.items()]
 
 
 def _checked(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from pdediff import __version__
+from pdediff.environment import set_environment
 from pdediff.errors import ConfigError, IntegrityError
-from pdediff.terminal import guard
+from pdediff.terminal import guard, say
 
 app = typer.Typer(
     name="pdediff",
@@ -108,7 +108,7 @@ def report(run: str, data_root: Root = ROOT, as_json: AsJson = False, debug: Deb
 
 @app.command()
 def verify(paths: Paths, data_root: Root = ROOT, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Check every stored byte of results against their receipts and checksums.
+    """Check every stored byte of results.
 
     Example:  pdediff verify data/sets/darcy-0123456789ab
     """
@@ -135,7 +135,6 @@ def repair(paths: Paths, data_root: Root = ROOT, as_json: AsJson = False, debug:
     Example:  pdediff repair data/sets/darcy-0123456789ab
     """
     from pdediff import stages
-    from pdediff.environment import set_environment
     from pdediff.locate import locate_any
     from pdediff.runtime import Runtime
 
@@ -152,7 +151,10 @@ def list_results(data_root: Root = ROOT, as_json: AsJson = False, debug: Debug =
     """
     from pdediff.store import catalogue
 
-    for entry in catalogue(data_root):
+    found = catalogue(data_root)
+    if not found and not as_json:
+        say(f"nothing is stored under {data_root} yet; `pdediff generate` makes a data set")
+    for entry in found:
         if as_json:
             _emit({k: str(getattr(entry, k)) for k in ("kind", "name", "hash", "status", "size", "path")}, as_json)
         else:
@@ -177,7 +179,7 @@ def show(run: str, data_root: Root = ROOT, as_json: AsJson = False, debug: Debug
 
 @app.command("list")
 def list_options(group: Annotated[str | None, typer.Argument()] = None, debug: Debug = False) -> None:
-    """The groups of configs, or the ready-made options of one group with their arguments.
+    """The ready-made configs: all groups, or one.
 
     Example:  pdediff list posterior
     """
@@ -217,7 +219,7 @@ def config(
 
 @app.command()
 def doctor(data_root: Root = ROOT, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Check the installation: versions, devices, disk, configs, and a small run from end to end.
+    """Check the installation, with a small run.
 
     Example:  pdediff doctor
     """
@@ -238,8 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line in this process; its exit code."""
-    # Threads of numeric libraries are fixed when they are loaded, and results depend on their number.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    set_environment()  # before numpy is loaded: work in this process and in workers has to give the same bits
     return guard(lambda: _invoke(list(argv)), argv, debug="--debug" in argv)
 
 
@@ -252,7 +253,10 @@ def _invoke(argv: list[str]) -> None:
             app(argv or ["--help"], standalone_mode=False, prog_name="pdediff")
     except usage_error as error:
         message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-        raise ConfigError(message, hint="`pdediff --help` shows the commands") from None
+        command = next((word for word in argv if not word.startswith("-")), "")
+        known = command in {one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands}
+        asked = f"pdediff {command} --help` shows its options" if known else "pdediff --help` shows the commands"
+        raise ConfigError(message, hint=f"`{asked}") from None
 
 
 def _finish(path: Path, as_json: bool) -> None:

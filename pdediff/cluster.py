@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pdediff.environment import THREAD_VARIABLES
 from pdediff.errors import PdediffError, ResourceError
 from pdediff.types import NonNegativeInt, PositiveInt
 
@@ -27,7 +28,6 @@ _SCHEDULER = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # no page
 LOST_WORKER_TIMEOUT = "120s"
 NO_WORKERS_TIMEOUT = 300.0
 CONNECT_TIMEOUT = 30.0
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-DEFAULTS = {
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Numeric libraries read these when they are loaded; their results depend on the number of threads."""
+
+DEFAULTS = dict.fromkeys(THREAD_VARIABLES, "1") | {
     "DO_NOT_TRACK": "1",
     "WANDB_MODE": "disabled",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -18,7 +21,7 @@ DEFAULTS = {
 
 
 def set_environment(data_root: Path | None = None) -> None:
-    """No telemetry, patient start-up, Prefect's home inside `data_root`; what the user has set stays."""
+    """One numeric thread, no telemetry, Prefect's home inside `data_root`; what the user has set stays."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if data_root is not None:

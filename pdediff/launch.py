@@ -36,6 +36,13 @@ CONFIGS = {
 INPUTS = {"train": ("data",), "sample": ("prior",), "reconstruct": ("prior", "data")}
 """What a stage reads, given as `key=PATH` or `key=NAME`; no part of its config."""
 
+NAMED_AFTER = {"generate": "pde", "reconstruct": "posterior"}
+"""The group whose chosen option is the name of a result that was given none: `posterior=dps` makes `dps-<hash>`."""
+
+
+PROBE = 128
+"""Largest grid that a dry run solves; for larger ones it scales by the number of cells, which is a lower bound."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -88,7 +95,9 @@ class Job:
             for key, value in self.inputs.items()
         }
         flow = "pipeline" if self.command == "demo" else self.command
-        outcome = launch(flow, self.options.data_root, {"overrides": list(self.overrides), **inputs})  # type: ignore[arg-type]
+        progress = "json" if self.options.as_json else "quiet" if self.options.quiet else None
+        parameters = {"overrides": list(self.overrides), **inputs}
+        outcome = launch(flow, self.options.data_root, parameters, progress)  # type: ignore[arg-type]
         return Path((outcome["evaluate"] if self.command == "demo" else outcome)["path"])
 
 
@@ -114,6 +123,9 @@ def prepare(command: str, words: Sequence[str], options: Options) -> Job:
     overrides += [f"compute.device={options.device}"] if options.device is not None else []
     composed, wrong = read(command, overrides)
     problems += wrong
+    if command in NAMED_AFTER and composed.get("name") is None and not wrong:
+        composed["name"] = _option_name(NAMED_AFTER[command], overrides, command)
+        overrides.append(f"name={composed['name']}")  # a flow composes again
     compute = _validated(configs.ComputeConfig, composed.pop("compute", {}), "compute", problems)
     config = _validated(model_of(command), composed, "", problems)
     inputs = _inputs(command, raw, results, composed, options.data_root, problems)
@@ -157,6 +169,17 @@ def _split(command: str, words: Sequence[str]) -> tuple[dict[str, str], list[str
         else:
             others.append(word)
     return raw, overrides, others
+
+
+def _option_name(group: str, overrides: Sequence[str], command: str) -> str:
+    """The option of `group` that the overrides choose, else the one that the root config of the command does."""
+    from pdediff.flows.compose import groups, node, read
+
+    chosen = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == group]
+    if chosen and chosen[-1] in groups()[group]:
+        return chosen[-1]
+    default = read(command, [])[0][group]
+    return next(option for option in groups()[group] if node(group, option) == default)
 
 
 def _validated(model: type[BaseModel], data: dict[str, Any], where: str, problems: list[ConfigError]) -> Any:
@@ -221,9 +244,11 @@ def _generation(config: Any, workers: int) -> dict[str, Any]:
     pde = build("pde", config.pde)
     sides = {name: len(values) for name, values in pde.coordinates(config.grid).items()}
     numbers = sum(math.prod(sides[dim] for dim in variable.dims) for variable in pde.variables())
+    small = min(config.grid, PROBE)  # a dry run must not take as long as a wet one
+    cells = math.prod(config.grid / small for dim in sides if sides[dim] == config.grid)
     before = time.perf_counter()
-    pde.solve(pde.draw([derive(config.seed, Purpose.PROBLEM, 0)], config.grid))
-    seconds = (time.perf_counter() - before) * config.samples / workers
+    pde.solve(pde.draw([derive(config.seed, Purpose.PROBLEM, 0)], small))
+    seconds = (time.perf_counter() - before) * cells * config.samples / workers
     return {
         "pde": config.pde["kind"],
         "samples": config.samples,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pdediff.errors import ConfigError
@@ -10,24 +11,44 @@ from pdediff.wording import nearest, show
 KINDS = {"data": "sets", "prior": "runs", "samples": "samples", "reconstruction": "recon", "report": "reports"}
 """Folder under the data root of each kind of result."""
 
+STAGES = {
+    "generate": "data",
+    "train": "prior",
+    "sample": "samples",
+    "reconstruct": "reconstruction",
+    "evaluate": "report",
+}
+"""What each stage makes."""
+
 
 def locate(root: Path, what: str, text: str) -> Path:
     """The folder of the `what` (data, prior, reconstruction, report) called `text`. Raises ConfigError."""
-    given = Path(text)
-    if text and given.is_dir():
-        return given
-    if text and given.exists():
-        raise ConfigError(f"{what}={show(text)} is a file, not the folder of a result")
-    folder = root / KINDS[what]
+    given, folder = Path(text), root / KINDS[what]
     known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     found = [name for name in known if name == text] or [name for name in known if name.rpartition("-")[0] == text]
-    if len(found) == 1:
+    if len(found) == 1:  # a name comes first: a folder `darcy` that happens to lie here is not meant
         return folder / found[0]
     if found:
         raise ConfigError(f"{what}={show(text)} could be {', '.join(found)}", hint="give the full name")
+    if text and given.is_dir():
+        if (made := _kind(given)) not in (what, None):
+            raise ConfigError(f"{what}={show(text)} is of another kind: {made}", hint="`pdediff ls` shows all")
+        return given
+    if text and given.exists():
+        raise ConfigError(f"{what}={show(text)} is a file, not the folder of a result")
     names = {*known, *(name.rpartition("-")[0] for name in known)} - {""}
     hint = nearest(text, names) or (f"there are {', '.join(known)}" if known else f"{folder} has none yet")
     raise ConfigError(f"{what}={show(text)} is neither a folder nor a name under {folder}", hint=hint)
+
+
+def _kind(path: Path) -> str | None:
+    """What a folder holds by its own record; None where it has none that can be read (its stage says what is wrong)."""
+    for name in ("config.json", "manifest.json"):
+        try:
+            return STAGES[json.loads((path / name).read_text())["identity"]["stage"]]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+    return None
 
 
 def locate_any(root: Path, text: str) -> Path:

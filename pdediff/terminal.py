@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shlex
 import signal
 import sys
@@ -18,6 +19,9 @@ from pdediff.errors import ConfigError, Interrupted, PdediffError, ResourceError
 
 WIDTH = 160
 """No line of an error is longer."""
+
+_DEEP = re.compile(r"(?<![^\s'\"(=])(?:~|\.)?/?(?:[^\s/'\",;:()]+/){2,}(?=[^\s/'\",;:()])")
+"""The folders of a path of three parts or more."""
 
 _RESOURCES = {
     errno.ENOSPC: "disk full",
@@ -74,8 +78,10 @@ def translate(error: Exception) -> PdediffError | None:
 
 
 def say(line: str) -> None:
-    """One line on stderr, cut to `WIDTH`."""
+    """One line on stderr, at most `WIDTH` long: the folders of long paths are left out first, then the end."""
     line = " ".join(line.splitlines())
+    while len(line) > WIDTH and (deep := _DEEP.search(line)):
+        line = f"{line[: deep.start()]}.../{line[deep.end() :]}"
     sys.stderr.write((line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}...") + "\n")
     sys.stderr.flush()
 

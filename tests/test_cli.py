@@ -189,6 +189,24 @@ def test_the_report_is_the_last_line(
         assert capsys.readouterr().out.splitlines() == ["method  CRPS", f"{made}/report.html"]
 
 
+THREADS = """
+import os, sys
+from pdediff import cli
+assert "numpy" not in sys.modules
+cli.run(["--version"])
+print(*(os.environ[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")))
+"""
+
+
+def test_numeric_libraries_get_one_thread_before_they_are_loaded() -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    command = [sys.executable, "-c", THREADS]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=kept | {"MKL_NUM_THREADS": "3"}, check=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "1 3 1"
+
+
 def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["samples=100", "grid=16", "shard=32", "--dry-run", "--json", "--data-root", str(tmp_path / "x")]
     assert cli.run(["generate", *words]) == 0

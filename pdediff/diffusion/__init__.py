@@ -16,6 +16,7 @@ from pdediff.diffusion.edm import NetworkDenoiser, precondition
 from pdediff.diffusion.gaussian import GaussianPrior
 from pdediff.diffusion.gaussian_field import GaussianFieldPrior, matern_field
 from pdediff.diffusion.gaussian_mixture import GaussianMixturePrior
+from pdediff.diffusion.local_scale import LocalScale, measure_scale
 from pdediff.diffusion.loss import DenoisingLoss, NoiseLevels
 from pdediff.diffusion.noise import GaussianRandomField, NoiseField, WhiteNoise
 
@@ -31,6 +32,7 @@ __all__ = [
     "GaussianMixturePrior",
     "GaussianPrior",
     "GaussianRandomField",
+    "LocalScale",
     "LowRankCovariance",
     "NetworkDenoiser",
     "NoiseField",
@@ -43,6 +45,7 @@ __all__ = [
     "low_rank",
     "matern_field",
     "measure",
+    "measure_scale",
     "precondition",
     "solve_sum",
     "stationary",

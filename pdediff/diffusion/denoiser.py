@@ -42,6 +42,13 @@ class Denoiser(Protocol):
         """E[x0 | x0 + sigma * eps = x], each row at its own level."""
         ...
 
+    def error_scale(self, denoised: Field, sigma: float) -> Field | None:
+        """Pointwise factors of the error's standard deviation at these denoised fields; None where it is the average.
+
+        With factors s the error given D is taken as N(0, diag(s) C diag(s)), C = `error(sigma)`.
+        """
+        ...
+
     def error(self, sigma: float) -> Covariance:
         """Covariance of x0 - D(x0 + sigma * eps, sigma) over prior draws and noise; of the prior at sigma = inf."""
         ...

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pdediff.diffusion.calibration import CalibratedError
 from pdediff.diffusion.covariance import Covariance
 from pdediff.diffusion.denoiser import broadcast
+from pdediff.diffusion.local_scale import LocalScale
 from pdediff.diffusion.noise import NoiseField
 from pdediff.types import Field, Levels
 
@@ -30,6 +31,7 @@ class NetworkDenoiser:
     mean: Tensor
     noise: NoiseField
     calibration: CalibratedError
+    scale: LocalScale | None = None
     sigma_data: float = 1.0
 
     @property
@@ -46,6 +48,9 @@ class NetworkDenoiser:
 
     def __call__(self, x: Field, sigma: Levels) -> Field:
         return precondition(self.network, x, sigma, self.sigma_data)
+
+    def error_scale(self, denoised: Field, sigma: float) -> Field | None:
+        return None if self.scale is None else self.scale(denoised, sigma)
 
     def error(self, sigma: float) -> Covariance:
         return self.calibration(sigma)

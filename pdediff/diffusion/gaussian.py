@@ -50,6 +50,10 @@ class GaussianPrior:
         gain = self._spectrum[0] / (self._spectrum[0] + level**2)
         return self.mean + ((modes * gain) @ self._spectrum[1].T).reshape(x.shape)
 
+    def error_scale(self, denoised: Field, sigma: float) -> None:
+        """None: the error of a Gaussian prior does not depend on the field."""
+        return
+
     def error(self, sigma: float) -> DenseCovariance:
         values = self._spectrum[0] / (1 + self._spectrum[0] / sigma**2)
         return DenseCovariance((self._spectrum[1] * values) @ self._spectrum[1].T, self.shape)

@@ -51,6 +51,10 @@ class GaussianFieldPrior:
         gain = self.spectrum / (self.spectrum + broadcast(sigma, x) ** 2 * self._noise_spectrum())
         return self.mean + torch.fft.ifftn(gain * self._modes(x), dim=tuple(range(2, x.dim())), norm="ortho").real
 
+    def error_scale(self, denoised: Field, sigma: float) -> None:
+        """None: the error of a Gaussian prior does not depend on the field."""
+        return
+
     def error(self, sigma: float) -> FourierCovariance:
         noise = sigma**2 * self._noise_spectrum()
         return FourierCovariance(self.spectrum / (1 + self.spectrum / noise))

@@ -90,6 +90,10 @@ class GaussianMixturePrior:
         seeds = tuple(range(8192))
         return self.sample(seeds), normal(fold(seeds, 2), self.shape, dtype=self.dtype)
 
+    def error_scale(self, denoised: Field, sigma: float) -> None:
+        """None: the average error of the level is used, as for a prior about which no more is known."""
+        return
+
     def error(self, sigma: float) -> DenseCovariance:
         if sigma not in self._errors:
             self._errors[sigma] = self._measured(sigma)

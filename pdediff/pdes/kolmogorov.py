@@ -56,14 +56,16 @@ class KolmogorovFlow:
         )
 
     def coordinates(self, grid: int) -> dict[str, np.ndarray]:
-        """Time from the end of the warm-up, points of the box."""
+        """Time from the end of the warm-up, points of the box. Raises ConfigError where the grid drops the force."""
+        if 3 * self.forcing >= grid:
+            least = 3 * self.forcing + 1
+            raise ConfigError(f"grid={grid} drops the force of wave number {self.forcing}: it must be at least {least}")
         points = 2.0 * np.pi * np.arange(grid) / grid
         return {"time": self.frame_step * np.arange(self.frames), "y": points, "x": points.copy()}
 
     def draw(self, seeds: Sequence[int], grid: int) -> Problem:
         """Vorticity after the warm-up, `(batch, y, x)`. Raises ConfigError where the grid drops the force."""
-        if 3 * self.forcing >= grid:
-            raise ConfigError(f"grid {grid} drops the force of wave number {self.forcing}: needs > {3 * self.forcing}")
+        self.coordinates(grid)
         start = self.vorticity * periodic_field(seeds, grid, _ALPHA, _TAU)
         return Problem({"initial": self._evolve(start, 1, self.warm_up)[:, 0]})
 

@@ -84,6 +84,9 @@ class GuidedDenoiser:
     def mean(self) -> Tensor:
         return self.prior.mean
 
+    def error_scale(self, denoised: Field, sigma: float) -> Field | None:
+        return self.prior.error_scale(denoised, sigma)
+
     def error(self, sigma: float) -> Covariance:
         return self.prior.error(sigma)
 

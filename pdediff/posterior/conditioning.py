@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pdediff.diffusion import Covariance
+from pdediff.diffusion import Covariance, LowRankCovariance
 from pdediff.observe import Observation
 from pdediff.types import fold
 
@@ -50,6 +50,38 @@ class Conditioning:
         free = mean + self.covariance.draw(fold(seeds, 0), mean.dtype)
         noise = self.observation.noise.sample(fold(seeds, 1), mean.dtype).to(mean.device)
         return self.update(free, self.observation.residual(free) - noise)
+
+
+def local_update(c: Conditioning, mean: Tensor, residual: Tensor, scale: Tensor) -> Tensor:
+    """`Conditioning.update` with the covariance diag(s) C diag(s), s = scale (k, channel, *space): a gain a row."""
+    if isinstance(c.covariance, LowRankCovariance):
+        return _low_rank_update(c, c.covariance, mean, residual, scale)
+    k, m = residual.shape
+    rows = (scale[:, None] * c.rows.to(mean)).flatten(0, 1)
+    cross = c.covariance.matvec(rows).reshape(k, m, -1)
+    q = _weights(c, rows.reshape(k, m, -1) @ cross.mT, residual)
+    return mean + scale * (q.to(mean)[:, None] @ cross).reshape(mean.shape)
+
+
+def _low_rank_update(
+    c: Conditioning, covariance: LowRankCovariance, mean: Tensor, residual: Tensor, scale: Tensor
+) -> Tensor:
+    """The same for C = diag(v) + U^T U: the sensors look at the scaled directions, which is all that H C H^T needs."""
+    operator, rows = c.observation.operator, c.rows.to(mean).flatten(1)
+    factor, local = covariance.factor.to(mean), scale**2 * covariance.variance.to(mean)
+    k, m = residual.shape
+    directions = (scale[:, None] * factor).flatten(0, 1)
+    seen = operator.jvp(mean[:1].expand_as(directions), directions).reshape(k, len(factor), m)
+    q = _weights(c, seen.mT @ seen + (local.flatten(1)[:, None] * rows) @ rows.T, residual).to(mean)
+    along = torch.tensordot((seen @ q[..., None])[..., 0], factor, dims=1)
+    return mean + scale * along + local * operator.vjp(mean, q)
+
+
+def _weights(c: Conditioning, spread: Tensor, residual: Tensor) -> Tensor:
+    """(R + H C H^T)^-1 residual of each row, float64; spread = H C H^T (k, m, m)."""
+    spread = spread.double()
+    innovation = 0.5 * (spread + spread.mT) + torch.diag(c.observation.noise.std.to(spread) ** 2)
+    return torch.cholesky_solve(residual.double()[..., None], torch.linalg.cholesky(innovation))[..., 0]
 
 
 def gaussian_log_density(residual: Tensor, factor: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from pdediff.metrics import (
     summarise,
 )
 from pdediff.pdes import PDE
+from pdediff.progress import Bar
 from pdediff.runtime import Runtime
 from pdediff.stages.configs import EvaluateConfig
 from pdediff.stages.folders import VERSION, file_hash, has_whole_files, output_folder, writing
@@ -99,9 +100,10 @@ def evaluate(config: EvaluateConfig, reconstructions: list[Path], root: Path, ru
         return path
     opened = [_open(p) for p in reconstructions]
     _check(opened)
-    data = assemble(config, opened, path.name, root)
-    table = summarise(data.rows)
-    written = dict(zip(FILES, (finite_json(table), plain(table), markdown(data), html(data)), strict=True))
+    with runtime.progress.bar("evaluate", len(opened)) as bar:
+        data = assemble(config, opened, path.name, root, bar)
+        table = summarise(data.rows)
+        written = dict(zip(FILES, (finite_json(table), plain(table), markdown(data), html(data)), strict=True))
     with writing(path):
         for name, text in written.items():
             write_durably(path / name, text)
@@ -142,7 +144,7 @@ def _same_cases(one: Reconstruction, other: Reconstruction) -> bool:
     )
 
 
-def assemble(config: EvaluateConfig, opened: list[Reconstruction], run: str, root: Path) -> ReportData:
+def assemble(config: EvaluateConfig, opened: list[Reconstruction], run: str, root: Path, bar: Bar) -> ReportData:
     """Scores of every method on every case, and what the report shows of them."""
     infos = [_info(config, opened[0], name) for name in opened[0].fields]
     geometry = {info.name: info.geometry for info in infos}
@@ -157,6 +159,7 @@ def assemble(config: EvaluateConfig, opened: list[Reconstruction], run: str, roo
             scored += rows(one.name, case, scores, whole)
             curves = profile(draws, truth, weights, geometry)
             profiles += [ProfileRow(one.name, case, name, curve) for name, curve in curves.items()]
+        bar.advance(1, note=one.name)
     shown = _cases(opened[0])[:SHOWN_CASES]
     return ReportData(
         title=f"Reconstruction of {' and '.join(opened[0].fields)}",

@@ -12,6 +12,8 @@ from typing import Any
 
 from pdediff.errors import IntegrityError
 from pdediff.store import Lock, digest, read_manifest
+from pdediff.store.layout import RECEIPTS
+from pdediff.store.receipts import read_receipts
 
 try:
     VERSION = version("pdediff")
@@ -22,6 +24,11 @@ except PackageNotFoundError:  # running from a source tree that is not installed
 def output_folder(root: Path, kind: str, name: str, identity: dict[str, Any]) -> Path:
     """<root>/<kind>/<name>-<hash of the identity>; same identity, same folder: that is caching, resume and retries."""
     return root / kind / f"{name}-{digest(identity)}"
+
+
+def rejected_of(path: Path) -> dict[int, str]:
+    """Units of a finished store that were rejected, with the reasons: a repeated run says the same as the first."""
+    return {i: r.reason for i, r in sorted(read_receipts(path / RECEIPTS).items()) if r.status != "ok"}
 
 
 @contextmanager

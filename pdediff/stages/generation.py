@@ -15,7 +15,7 @@ from pdediff.errors import RejectedError
 from pdediff.pdes import PDE, check
 from pdediff.runtime import Runtime
 from pdediff.stages.configs import GenerateConfig
-from pdediff.stages.folders import VERSION, output_folder
+from pdediff.stages.folders import VERSION, output_folder, rejected_of
 from pdediff.store import ArraySpec, Receipt, Schema, Writer, create, is_complete, write_shard
 from pdediff.types import Purpose, derive, derive_many
 
@@ -56,7 +56,7 @@ def generate(config: GenerateConfig, root: Path, runtime: Runtime) -> Path:
             for failure in failures:
                 writer.accept(_refuse(failure.item, failure.reason))
             writer.finish({"max_rejected": config.max_rejected})
-            _judge(path, writer.rejected, config)
+    _judge(path, rejected_of(path), config)
     return path
 
 
@@ -177,5 +177,5 @@ def _judge(path: Path, rejected: dict[int, str], config: GenerateConfig) -> None
         raise RejectedError(
             f"{len(rejected)} of {config.samples} samples were rejected, "
             f"more than max_rejected={config.max_rejected:g}; sample {index}: {reason}",
-            hint=f"the others are in {path}",
+            hint=f"the others are in {path}" if len(rejected) < config.samples else "does a larger grid resolve it?",
         )

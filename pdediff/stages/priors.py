@@ -17,6 +17,7 @@ from pdediff.diffusion import (
     CalibratedError,
     Covariance,
     Denoiser,
+    LocalScale,
     LowRankCovariance,
     NetworkDenoiser,
     NoiseField,
@@ -78,6 +79,10 @@ class GaussianFit:
     def device(self) -> torch.device:
         return self.mean.device
 
+    def error_scale(self, denoised: Tensor, sigma: float) -> None:
+        """None: a Gaussian is as uncertain everywhere."""
+        return
+
     def error(self, sigma: float) -> Covariance:
         """The covariance itself, at infinite noise; kriging asks for no other level."""
         if not np.isinf(sigma):
@@ -98,6 +103,9 @@ def load_prior(run: Path, device: str = "cpu") -> Prior:
 
 @lru_cache(maxsize=4)
 def _load(run: Path, sha256: str, device: str) -> Prior:
+    for damage in checkpoint.damages(run):  # told, not set aside: here the run is only read
+        if damage.startswith("checkpoint final-"):
+            raise IntegrityError(damage, hint="run its training again: it continues")
     tensors, meta = checkpoint.load(run)
     if "calibration.sigmas" not in tensors:
         raise IntegrityError(f"the final checkpoint of {run.name} is lost", hint="run its training again: it continues")
@@ -110,6 +118,7 @@ def _load(run: Path, sha256: str, device: str) -> Prior:
         tensors["mean"].to(device),
         configs.build("noise", meta["noise"]),
         CalibratedError.from_tensors(tensors),
+        LocalScale.from_tensors(tensors),
         float(meta["sigma_data"]),
     )
     return Prior(denoiser, tensors["offset"].to(device), tensors["scale"].to(device), meta)
@@ -119,7 +128,7 @@ def content_of(folder: Path) -> str:
     """The content hash of a finished folder, as its manifest states it."""
     manifest = read_manifest(folder)
     if manifest is None:
-        raise MatchError(f"{folder} is not complete", hint="run the command that makes it again")
+        raise IntegrityError(f"{folder} is not complete", hint="run the command that makes it again")
     return str(manifest["content"])
 
 

@@ -12,15 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pdediff import config as configs
 from pdediff.errors import DataError
 from pdediff.observe import GaussianNoise, Observation, PointSensors
 from pdediff.stages.configs import Sensors
 from pdediff.stages.priors import Prior
 from pdediff.store import Table
 from pdediff.types import Purpose, derive, generator, normal
+from pdediff.wording import show
 
 RANGE = 20.0
 """A reading further than this many standard deviations from the training mean is in other units, or an error."""
+
+SIGMAS = 6.0
+"""A reading may lie this many of its own std beyond what the PDE allows; more is no measurement noise."""
+
+ROUNDING = 1e-6
+"""Smallest std of a reading, relative to the field's: fields are float32, below this their rounding would matter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +97,8 @@ def from_recipe(recipe: Sensors, prior: Prior, truth: np.ndarray, sample: int, s
         if not count:
             continue
         field += [number] * count
-        points.append(_on_grid(prior, count, source) if name in recipe.on_grid else _anywhere(prior, count, source))
+        on_grid = name in recipe.on_grid
+        points.append(_on_grid(prior, name, count, source) if on_grid else _anywhere(prior, count, source))
     placed = np.array(field), np.concatenate(points)
     std = recipe.noise * prior.scale.cpu().double().flatten().numpy()[placed[0]]
     clean = sensors_at(prior, *placed)(torch.from_numpy(truth)[None].double())[0].numpy()
@@ -103,11 +112,14 @@ def _anywhere(prior: Prior, count: int, source: torch.Generator) -> np.ndarray:
     return low + share * (high - low)
 
 
-def _on_grid(prior: Prior, count: int, source: torch.Generator) -> np.ndarray:
+def _on_grid(prior: Prior, name: str, count: int, source: torch.Generator) -> np.ndarray:
     space = prior.denoiser.shape[1:]
     total = int(np.prod(space))
     if count > total:
-        raise DataError(f"observations asks for {count} sensors on {total} grid points")
+        raise DataError(
+            f"observations.sensors.{name}={count} is more than the {total} grid points",
+            hint="on_grid=[] places them anywhere",
+        )
     chosen = torch.randperm(total, generator=source)[:count].numpy()
     index = np.unravel_index(chosen, space)
     return np.stack([prior.coordinates[d][i] for d, i in zip(prior.dims, index, strict=True)], 1)
@@ -138,33 +150,41 @@ def _check_table(table: Table, prior: Prior, where: str) -> None:
     for name in table.fields:
         if name not in prior.fields:
             hint = _nearest(name, prior.fields)
-            raise DataError(f"{where} has field {name!r}; the prior has {', '.join(prior.fields)}", hint=hint)
+            raise DataError(f"{where} has field {show(name)}; the prior has {', '.join(prior.fields)}", hint=hint)
     for name, unit in table.units.items():
         known = prior.meta["units"].get(name, "1")  # coordinates are nondimensional
         if (unit or "1") != known:
-            raise DataError(f"{where} gives {name} in {unit!r}; the prior was trained in {known!r}")
+            raise DataError(f"{where} gives {name} in {show(unit)}; the prior was trained in {known!r}")
     for dim, (low, high), wraps in zip(prior.dims, box(prior), prior.periodic, strict=True):
         values = table.columns[dim].astype(np.float64)
-        bad = np.flatnonzero((values < low - 1e-9) | (values > high + 1e-9))
-        if len(bad) and not wraps:
-            raise DataError(
-                f"{where} row {bad[0] + 1}: {dim}={values[bad[0]]:g} is outside the domain [{low:g}, {high:g}]"
-            )
+        beyond = high - low if wraps else 1e-9  # a ring may be measured from another origin, not in other units
+        bad = np.flatnonzero((values < low - beyond) | (values > high + beyond))
+        if len(bad):
+            place, value = table.places[bad[0]], values[bad[0]]
+            raise DataError(f"{where} {place}: {dim}={value:g} is outside the domain [{low:g}, {high:g}]")
     _check_range(table, prior, where)
 
 
 def _check_range(table: Table, prior: Prior, where: str) -> None:
-    offset, scale = (t.cpu().double().flatten().numpy() for t in (prior.offset, prior.scale))
-    for number, name in enumerate(prior.fields):
+    """DataError for a value or std that no sensor of these fields can have: other units, or an error."""
+    bounds = {v.name: (v.lower, v.upper) for v in configs.build("pde", prior.meta["pde"]).variables()}
+    offset, scale = (t.cpu().flatten().tolist() for t in (prior.offset, prior.scale))
+    for name, mean, std in zip(prior.fields, offset, scale, strict=True):
         rows = np.flatnonzero(table.columns["field"] == name)
-        values = table.columns["value"][rows].astype(np.float64)
-        far = np.flatnonzero(np.abs(values - offset[number]) > RANGE * scale[number])
-        if len(far):
-            raise DataError(
-                f"{where} row {rows[far[0]] + 1}: {name}={values[far[0]]:g} is more than {RANGE:g} standard deviations "
-                f"from what the prior was trained on (mean {offset[number]:.3g}, std {scale[number]:.3g})",
-                hint="are the units right?",
-            )
+        value, noise = (table.columns[c][rows].astype(np.float64) for c in ("value", "std"))
+        low, high = bounds.get(name, (-np.inf, np.inf))
+        trained = f"the prior was trained on {mean:.3g} +- {std:.3g}"
+        for wrong, column, why in (
+            (np.abs(value - mean) > RANGE * std, value, f"more than {RANGE:g} std from its fields: {trained}"),
+            (value + SIGMAS * noise < low, value, f"less than {low:g}, the least that the PDE allows"),
+            (value - SIGMAS * noise > high, value, f"more than {high:g}, the most that the PDE allows"),
+            (noise > RANGE * std, noise, f"so large that the reading says nothing: {trained}"),
+            (noise < ROUNDING * std, noise, f"below the rounding of stored fields: {trained}"),
+        ):
+            if wrong.any():
+                k = int(wrong.argmax())
+                shown = f"{name}={column[k]:g}" if column is value else f"std={column[k]:g} of {name}"
+                raise DataError(f"{where} {table.places[rows[k]]}: {shown} is {why}", hint="are the units right?")
 
 
 def _nearest(name: str, known: Sequence[str]) -> str | None:

@@ -13,10 +13,10 @@ import torch
 
 from pdediff import config as configs
 from pdediff.errors import DataError, NumericalError, RejectedError
-from pdediff.posterior import Draws, Kriging, Posterior, merge
+from pdediff.posterior import Draws, GuidedSampling, Kriging, Posterior, merge
 from pdediff.runtime import Device, Runtime, resolve_device
 from pdediff.stages.configs import ReconstructConfig, Sensors
-from pdediff.stages.folders import VERSION, output_folder
+from pdediff.stages.folders import VERSION, output_folder, rejected_of
 from pdediff.stages.priors import Prior, content_of, gaussian_fit, load_prior, require_same_fields
 from pdediff.stages.readings import Readings, describe, from_recipe, from_table
 from pdediff.store import (
@@ -58,6 +58,8 @@ def reconstruct(config: ReconstructConfig, prior: Path, data: Path | None, root:
     """
     loaded = load_prior(prior)
     posterior: Posterior = configs.build("posterior", config.posterior)
+    if isinstance(posterior, GuidedSampling):  # refuses now what it would in a worker
+        posterior.sampler.plan(posterior.sampler.grid(posterior.steps, posterior.sigma_max, posterior.sigma_min))
     identity = {
         "stage": "reconstruct",
         "config": config.model_dump(exclude={"name", "observations"}),
@@ -84,7 +86,7 @@ def reconstruct(config: ReconstructConfig, prior: Path, data: Path | None, root:
             for failure in failures:
                 writer.accept(_refuse(failure.item, failure.reason))
             writer.finish({"seconds": {str(i): r.seconds for i, r in sorted(writer.receipts.items())}})
-            _judge(path, writer.rejected, len(readings))
+    _judge(path, rejected_of(path), len(readings))
     return path
 
 

@@ -44,6 +44,9 @@ def sample(config: SampleConfig, prior: Path, root: Path, runtime: Runtime) -> P
             f"grid={config.grid}: this prior has a mean and a calibration on its own grid, {own} points a side",
             hint=f"leave grid out, or train on data of grid={config.grid}",
         )
+    sampler = configs.build("sampler", config.sampler)
+    # refuses now what it would in a worker
+    sampler.plan(sampler.grid(config.steps, config.sigma_max, config.sigma_min))
     identity = {
         "stage": "sample",
         "config": config.model_dump(exclude={"name"}),

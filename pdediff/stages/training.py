@@ -17,16 +17,26 @@ from torch import Tensor, nn
 
 from pdediff import checkpoint
 from pdediff import config as configs
-from pdediff.diffusion import CalibratedError, DenoisingLoss, NoiseLevels, held_out_errors, measure, precondition
-from pdediff.errors import DataError, IntegrityError, MatchError, NumericalError
+from pdediff.diffusion import (
+    CalibratedError,
+    DenoisingLoss,
+    LocalScale,
+    NoiseLevels,
+    held_out_errors,
+    measure,
+    measure_scale,
+    precondition,
+)
+from pdediff.errors import ConfigError, DataError, IntegrityError, MatchError, NumericalError
 from pdediff.runtime import Runtime
 from pdediff.stages.configs import TrainConfig
 from pdediff.stages.folders import VERSION, output_folder, writing
 from pdediff.stages.priors import content_of, normalised
 from pdediff.stages.symmetry import augment, orbit
 from pdediff.store import SetReader, finish_folder, is_complete, read_identity
-from pdediff.train import FitConfig, fit
+from pdediff.train import FitConfig, Optimiser, Supervision, fit
 from pdediff.types import Purpose, derive
+from pdediff.wording import one_line
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +68,30 @@ def train(config: TrainConfig, data: Path, root: Path, runtime: Runtime) -> Path
     if _finished(path):
         return path
     loaded = load_data(reader, fields, config)
+    network = _network(config, loaded)
     with writing(path), _threads(config.threads):
+        checkpoint.damages(path, set_aside=True)
         if not _finished(path):
-            _train(config, loaded, identity, path, runtime)
+            _train(config, loaded, network, identity, path, runtime)
     return path
 
 
-def _finished(path: Path) -> bool:
-    """Whether manifest and final checkpoint are whole; what is damaged is made again, from the checkpoints left."""
+def _network(config: TrainConfig, data: TrainingData) -> nn.Module:
+    """The network before training, tried on one field: ConfigError where it does not fit, with nothing written yet."""
+    seed = derive(config.seed, Purpose.WEIGHTS, 0)
+    network = configs.build("network", config.network).build(data.train.shape[1], data.train.dim() - 2, seed)
     try:
-        return is_complete(path) and checkpoint.is_complete(path)
+        with torch.no_grad():
+            network(data.train[:1], torch.zeros(1))
+    except ValueError as error:
+        raise ConfigError(f"network: {one_line(error)}") from None
+    return network
+
+
+def _finished(path: Path) -> bool:
+    """Whether manifest and checkpoints are whole; what is damaged is made again, from the checkpoints left."""
+    try:
+        return is_complete(path) and not checkpoint.damages(path) and checkpoint.is_complete(path)
     except IntegrityError:
         return False
 
@@ -125,10 +149,11 @@ def load_data(reader: SetReader, fields: tuple[str, ...], config: TrainConfig) -
     return TrainingData(train_fields, valid_fields, offset, scale, meta)
 
 
-def _train(config: TrainConfig, data: TrainingData, identity: dict[str, Any], path: Path, runtime: Runtime) -> None:
+def _train(
+    config: TrainConfig, data: TrainingData, network: nn.Module, identity: dict[str, Any], path: Path, runtime: Runtime
+) -> None:
     device = runtime.torch_device
-    seed = derive(config.seed, Purpose.WEIGHTS, 0)
-    network = configs.build("network", config.network).build(data.train.shape[1], data.train.dim() - 2, seed).to(device)
+    network.to(device)
     noise = configs.build("noise", config.noise)
     settings = config.fit
     levels = NoiseLevels(settings.level_mean, settings.level_std, settings.sigma_min, settings.sigma_max)
@@ -142,19 +167,17 @@ def _train(config: TrainConfig, data: TrainingData, identity: dict[str, Any], pa
     fit_config = FitConfig(
         steps=settings.steps,
         batch=settings.batch,
-        learning_rate=settings.learning_rate,
-        warm_up=settings.warm_up,
+        optimiser=Optimiser(settings.learning_rate, settings.warm_up, clip=settings.clip),
         ema_half_life=settings.ema_half_life,
-        clip=settings.clip,
-        checkpoint_every=settings.checkpoint_every,
         precision=settings.precision,
         seed=config.seed,
+        supervision=Supervision(settings.checkpoint_every),
     )
     result = fit(network, batch_loss, len(fields), fit_config, path, meta=data.meta, progress=runtime.progress)
     network.requires_grad_(False)
-    calibration = calibrate(config, data, network, runtime)
+    calibration, scale = calibrate(config, data, network, runtime)
     final = {f"network.{k}": v for k, v in network.state_dict().items() if k != "_metadata"}
-    final |= calibration.tensors()
+    final |= calibration.tensors() | scale.tensors()
     mean = orbit(data.train, symmetries, 8 * len(data.train)).mean(0)
     final |= {"mean": mean, "offset": data.offset, "scale": data.scale}
     told = {"loss": result.loss, "skipped_steps": result.skipped, "validation": validation(calibration)}
@@ -172,15 +195,20 @@ def _train(config: TrainConfig, data: TrainingData, identity: dict[str, Any], pa
     )
 
 
-def calibrate(config: TrainConfig, data: TrainingData, network: nn.Module, runtime: Runtime) -> CalibratedError:
-    """Error covariances of the trained denoiser on validation fields, and the prior covariance on training fields."""
+def calibrate(
+    config: TrainConfig, data: TrainingData, network: nn.Module, runtime: Runtime
+) -> tuple[CalibratedError, LocalScale]:
+    """Error covariances of the trained denoiser on validation fields, how they depend on the denoised value, and the
+    prior covariance on training fields."""
     options, symmetries = config.calibration, data.meta["symmetries"]
-    fields = orbit(data.valid, symmetries, options.fields).to(runtime.torch_device)
+    fields = orbit(data.valid, symmetries, options.fields)
     noise = configs.build("noise", config.noise)
     sigmas = np.geomspace(config.fit.sigma_min, config.fit.sigma_max, options.levels).tolist()
     denoise = partial(precondition, network, sigma_data=config.fit.sigma_data)
-    errors_at = held_out_errors(denoise, fields, noise.sample, config.seed)
+    errors_at = held_out_errors(denoise, fields.to(runtime.torch_device), noise.sample, config.seed)
     everything = orbit(data.train, symmetries, 8 * len(data.train))
+    deviations, periodic = everything - everything.mean(0), all(data.meta["periodic"])
+    pairs: list[tuple[Tensor, Tensor]] = []
     with runtime.progress.bar("calibrate", len(sigmas)) as bar:
 
         def counted(sigma: float, level: int) -> Tensor:
@@ -188,10 +216,11 @@ def calibrate(config: TrainConfig, data: TrainingData, network: nn.Module, runti
             if not bool(torch.isfinite(errors).all()):
                 raise NumericalError(f"the trained denoiser is not finite at noise level {sigma:g}")
             bar.advance(1, note=f"sigma {sigma:.3g}")
+            pairs.append((fields - errors, errors))
             return orbit(errors, symmetries, 8 * len(errors))
 
-        deviations, periodic = everything - everything.mean(0), all(data.meta["periodic"])
-        return measure(counted, deviations, sigmas, rank=options.rank, periodic=periodic)
+        calibration = measure(counted, deviations, sigmas, rank=options.rank, periodic=periodic)
+    return calibration, measure_scale(pairs, sigmas, data.train)
 
 
 def validation(calibration: CalibratedError) -> list[dict[str, float]]:

@@ -120,7 +120,7 @@ def _read_xarray(path: Path) -> Table:
         raise
     except (OSError, ValueError, KeyError):
         known = "Zarr version 3 store" if kind else "NetCDF file"
-        raise DataError(f"{path} is not a readable {known}", hint="`pdediff reconstruct` also reads .csv") from None
+        raise DataError(f"{path} cannot be opened: it is not a readable {known}") from None
     with data:
         measured = [str(name) for name in data.data_vars if f"{name}_std" in data.data_vars]
         if not measured:

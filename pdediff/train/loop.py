@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pdediff.progress import Progress
 
 Loss = Callable[[nn.Module, Tensor, int], Tensor]
-_FREE = ("checkpoint_every", "log_every", "max_bad_steps", "divergence")  # may change between start and resume
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +66,7 @@ def fit(
     device = state.views[0].device
     start, folder = _resume(state, config, size, run)
     order = Order(size, config.batch, config.seed)
-    history = History(run / "history.jsonl", start, config.log_every)
+    history = History(run / "history.jsonl", start, config.supervision.log_every)
     half = torch.autocast("cuda", torch.bfloat16) if config.precision == "bf16" and device.type == "cuda" else None
     note = {"fit": asdict(config), "size": size, "threads": torch.get_num_threads(), "torch": torch.__version__}
     began = time.monotonic()
@@ -84,7 +83,7 @@ def fit(
             value = _step(state, losses, indices, config, step)
             history.add(step, value, state.watch.smoothed, learning_rate(config, step), config.batch)
             done = step + 1
-            if done == config.steps or done % config.checkpoint_every == 0 or stopped():
+            if done == config.steps or done % config.supervision.checkpoint_every == 0 or stopped():
                 folder = checkpoint.save(run, done, state.tensors(), dict(meta or {}) | {"training": note})
             if shown is not None:
                 shown.advance(1, note=f"loss {state.watch.smoothed:.4g}")
@@ -104,26 +103,26 @@ def _step(state: State, losses: Tensor, indices: Tensor, config: FitConfig, step
     gradients = state.gradients()
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # pyright: ignore[reportPrivateImportUsage]
     value, length = torch.stack((mean.detach(), norm)).tolist()  # the only wait for the device
-    watch = state.watch
+    watch, optimiser, supervision = state.watch, config.optimiser, config.supervision
     if not (math.isfinite(value) and math.isfinite(length)):
         watch.miss(step)
         where = indices[~losses.detach().isfinite().cpu()].tolist() or indices.tolist()
         what = "loss" if not math.isfinite(value) else "gradient"
         line = f"{what} became {_kind(value if what == 'loss' else length)} at step {watch.bad_since}"
         line += f" (samples {', '.join(map(str, where[:8]))}{', …' if len(where) > 8 else ''})"
-        if watch.bad_in_row >= config.max_bad_steps:
+        if watch.bad_in_row >= supervision.max_bad_steps:
             raise NumericalError(line, hint=f"{watch.bad_in_row} steps in a row; check these samples, or train slower")
         _log.warning("%s: step skipped", line)
         return value
-    if length > config.clip:
-        torch._foreach_mul_(gradients, config.clip / length)  # pyright: ignore[reportPrivateImportUsage]
+    if length > optimiser.clip:
+        torch._foreach_mul_(gradients, optimiser.clip / length)  # pyright: ignore[reportPrivateImportUsage]
     watch.see(value)
-    if watch.diverged(config.divergence):
+    if watch.diverged(supervision.divergence):
         raise NumericalError(
             f"loss diverged at step {step}: {watch.smoothed:.4g} against {watch.best:.4g} at best",
-            hint=f"lower learning_rate (now {config.learning_rate:g}); the last checkpoint is kept",
+            hint=f"lower learning_rate (now {optimiser.learning_rate:g}); the last checkpoint is kept",
         )
-    state.update(gradients, learning_rate(config, step), config.weight_decay, ema_decay(config, step))
+    state.update(gradients, learning_rate(config, step), optimiser.weight_decay, ema_decay(config, step))
     return value
 
 
@@ -140,9 +139,9 @@ def _resume(state: State, config: FitConfig, size: int, run: Path) -> tuple[int,
     note = meta.get("training")
     if not isinstance(note, Mapping) or not isinstance(note.get("fit"), Mapping):
         raise MatchError(f"checkpoint of step {step} in {run} is not one of a training")
-    now = asdict(config)
-    for name, then in note["fit"].items():
-        if name not in _FREE and now.get(name, then) != then:
+    now = _fixed(asdict(config))
+    for name, then in _fixed(note["fit"]).items():
+        if now.get(name, then) != then:
             raise MatchError(f"run was trained with {name}={then}, config says {now[name]}", hint="start a new run")
     if note.get("size") != size:
         raise MatchError(f"run was trained on {note.get('size')} samples; the data set has {size}")
@@ -154,6 +153,12 @@ def _resume(state: State, config: FitConfig, size: int, run: Path) -> tuple[int,
         )
     state.restore(tensors)
     return step, folder
+
+
+def _fixed(fit: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide the weights, by their plain names: they cannot change on an existing run."""
+    plain = {name: value for name, value in fit.items() if name not in ("optimiser", "supervision")}
+    return plain | dict(fit.get("optimiser", {}))
 
 
 @contextmanager

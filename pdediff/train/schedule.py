@@ -13,34 +13,51 @@ from pdediff.types import NonNegative, NonNegativeInt, Positive, PositiveInt, Pu
 
 
 @dataclass(frozen=True)
-class FitConfig:
-    """How long and how fast to train.
+class Optimiser:
+    """AdamW with `warm_up` steps of rising rate, then a cosine; `clip` bounds the norm of the gradient."""
 
-    `ema_half_life` is in samples seen; `clip` bounds the norm of the gradient; training stops after `max_bad_steps`
-    steps in a row without a finite loss and gradient, and when the smoothed loss exceeds `divergence` times its best.
+    learning_rate: Positive = 4e-3
+    warm_up: NonNegativeInt = 100
+    weight_decay: NonNegative = 0.0
+    clip: Positive = 1.0
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What is written, and when training gives up: no part of the result, so it may change when a run goes on.
+
+    Training stops after `max_bad_steps` steps in a row without a finite loss and gradient, and when the smoothed loss
+    exceeds `divergence` times its best.
+    """
+
+    checkpoint_every: PositiveInt = 500
+    log_every: PositiveInt = 10
+    max_bad_steps: PositiveInt = 10
+    divergence: Positive = 10.0
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How long and how fast to train; `ema_half_life`, of the average of the weights, is in samples seen.
+
     Good values: the defaults, with as many steps as the time allows.
     """
 
     steps: PositiveInt = 3000
     batch: PositiveInt = 64
-    learning_rate: Positive = 4e-3
-    warm_up: NonNegativeInt = 100
-    weight_decay: NonNegative = 0.0
+    optimiser: Optimiser = Optimiser()
     ema_half_life: Positive = 5000.0
-    clip: Positive = 1.0
-    checkpoint_every: PositiveInt = 500
-    log_every: PositiveInt = 10
     precision: Literal["float32", "bf16"] = "float32"
-    max_bad_steps: PositiveInt = 10
-    divergence: Positive = 10.0
     seed: Seed = 0
+    supervision: Supervision = Supervision()
 
 
 def learning_rate(config: FitConfig, step: int) -> float:
     """Linear warm-up, then half a cosine to zero at the last step; `step` counts from 0."""
-    rise = min(1.0, (step + 1) / (config.warm_up + 1))
-    fall = 0.5 * (1.0 + math.cos(math.pi * max(0, step - config.warm_up) / max(1, config.steps - config.warm_up)))
-    return config.learning_rate * rise * fall
+    warm_up = config.optimiser.warm_up
+    rise = min(1.0, (step + 1) / (warm_up + 1))
+    fall = 0.5 * (1.0 + math.cos(math.pi * max(0, step - warm_up) / max(1, config.steps - warm_up)))
+    return config.optimiser.learning_rate * rise * fall
 
 
 def ema_decay(config: FitConfig, step: int) -> float:

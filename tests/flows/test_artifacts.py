@@ -10,8 +10,9 @@ import pytest
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # prefect's own imports
 
 from pdediff.errors import DataError, ResourceError  # noqa: E402
-from pdediff.flows import artifacts, stage  # noqa: E402
-from pdediff.progress import SilentProgress  # noqa: E402
+from pdediff.flows import PROGRESS, artifacts, stage  # noqa: E402
+from pdediff.metrics import finite_json, rows, summarise  # noqa: E402
+from pdediff.progress import JsonProgress, PlainProgress, SilentProgress  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -56,18 +57,51 @@ def test_progress_is_throttled_and_ends_with_the_last_state(monkeypatch: pytest.
     ]
 
 
-def test_scores_become_rows() -> None:
-    scores = {"verdict": "good", "dps": {"crps": 0.5, "coverage": {"0.9": 0.8}, "note": "x"}, "levels": [0.5]}
-    assert artifacts.score_rows(scores) == [{"name": "dps", "crps": 0.5, "coverage.0.9": 0.8}]
+def test_scores_become_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From the file as an evaluation writes it: means over two cases, a diverged one and an unknown score."""
+    scored = [
+        *rows("dps", 0, {"pressure": {"crps": 0.5, "rmse": 7.0}}, {"misfit": 1.25}),
+        *rows("dps", 1, {"pressure": {"crps": 0.25, "rmse": 7.0}}, {"misfit": float("nan")}),
+        *rows("smc", 0, {"pressure": {"crps": float("nan")}}),
+    ]
+    (tmp_path / "scores.json").write_text(finite_json(summarise(scored)))
+    monkeypatch.setattr(artifacts.FlowRunContext, "get", classmethod(lambda cls: object()))
+    made = []
+    monkeypatch.setattr(artifacts.artifacts, "create_table_artifact", lambda table, **options: made.append(table))
+    artifacts.metrics(tmp_path)
+    assert made == [
+        [
+            {"method": "dps", "crps of pressure": "0.375", "misfit of case": "1.25 (1 of 2 cases missing)"},
+            {"method": "smc", "crps of pressure": "- (1 of 1 cases missing)"},
+        ]
+    ]
 
 
-def test_a_report_names_verdict_and_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_report_shows_the_verdict_first_names_its_path_and_is_cut(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(artifacts.FlowRunContext, "get", classmethod(lambda cls: object()))
     written = []
-    monkeypatch.setattr(artifacts.artifacts, "create_markdown_artifact", lambda text, **options: written.append(text))
-    (tmp_path / "report.md").write_text("# doubtful")
-    artifacts.report({"path": str(tmp_path)})
-    assert written == [f"Report: `{tmp_path / 'report.html'}`\n\n# doubtful"]
+
+    def create(text: str, key: str, description: str) -> None:
+        written.append((text, description))
+
+    monkeypatch.setattr(artifacts.artifacts, "create_markdown_artifact", create)
+    for text in ("# doubtful", "# long\n" + "é" * 100_000):
+        (tmp_path / "report.md").write_text(text, encoding="utf-8")
+        artifacts.report({"path": str(tmp_path)})
+    (short, where), (long, _) = written
+    assert (short, where) == ("# doubtful", f"`{tmp_path / 'report.html'}`")
+    assert long.startswith("# long\né")
+    assert long.endswith("é\n\n... the rest is in report.md")
+    assert len(long.encode()) < 100_000
+
+
+@pytest.mark.parametrize(("chosen", "kind"), [("json", JsonProgress), ("quiet", SilentProgress), ("", PlainProgress)])
+def test_the_environment_chooses_the_progress(chosen: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROGRESS, chosen)
+    compute = {"cluster": "inline"}
+    assert isinstance(stage.runtime_of(compute).progress._inner, kind)
 
 
 @pytest.mark.parametrize(("error", "again"), [(ResourceError("disk full"), True), (DataError("bad"), False)])

@@ -80,6 +80,7 @@ def test_artifacts_are_shown(answers: dict[str, Any]) -> None:
         "metrics": "table",
         "report": "markdown",
     }
+    assert "could not be written" not in answers["out"]
 
 
 @pytest.mark.slow

@@ -206,6 +206,7 @@ def test_a_second_run_on_the_same_folder_is_refused(
     settled(stage, folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_every_stage_takes_the_lock_of_its_folder(copy: recipe.World, capsys: pytest.CaptureFixture[str]) -> None:
     """The folder that a stage is about to write is locked by another run: refused, and left as it is."""
     made = {

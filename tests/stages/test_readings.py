@@ -108,7 +108,7 @@ def test_a_recipe_that_does_not_fit(prior: Prior, truth: np.ndarray) -> None:
     with pytest.raises(DataError, match="names 'presure'; the prior has permeability, pressure") as caught:
         from_recipe(Sensors(sensors={"presure": 3}), prior, truth, 0, 0)
     assert caught.value.hint == "did you mean 'pressure'?"
-    with pytest.raises(DataError, match="257 sensors on 256 grid points"):
+    with pytest.raises(DataError, match="pressure=257 is more than the 256 grid points"):
         from_recipe(Sensors(sensors={"pressure": 257}, on_grid=["pressure"]), prior, truth, 0, 0)
 
 
@@ -122,11 +122,11 @@ WRONG = {
     "unit of a coordinate": ("field,y [km],x,value,std\npressure,0.5,0.5,0.05,0.01\n", "gives y in 'km'", None),
     "outside": (
         FIRST + "pressure,0.5,0.5,0.05,0.01\npressure,0.5,1.2,0.05,0.01\n",
-        r"row 2: x=1.2 is outside the domain \[0, 1\]",
+        r"line 3: x=1.2 is outside the domain \[0, 1\]",
         None,
     ),
-    "negative": (FIRST + "pressure,-0.01,0.5,0.05,0.01\n", "row 1: y=-0.01 is outside", None),
-    "other units": (FIRST + "pressure,0.5,0.5,50,0.01\n", "row 1: pressure=50 is more than 20 standard dev", "units"),
+    "negative": (FIRST + "pressure,-0.01,0.5,0.05,0.01\n", "line 2: y=-0.01 is outside", None),
+    "other units": (FIRST + "pressure,0.5,0.5,50,0.01\n", "line 2: pressure=50 is more than 20 std", "units"),
 }
 
 
@@ -154,14 +154,15 @@ def test_a_good_file_is_taken_as_it_is(prior: Prior, tmp_path: Path) -> None:
     np.testing.assert_array_equal(seven.std, [0.1, 0.02])
 
 
-def test_on_a_ring_a_position_may_be_anywhere(prior: Prior, tmp_path: Path) -> None:
+def test_on_a_ring_a_position_may_be_counted_from_another_origin(prior: Prior, tmp_path: Path) -> None:
     file = tmp_path / "mine.csv"
-    file.write_text(FIRST + "pressure,0.5,7.3,0.05,0.01\n")
+    file.write_text(FIRST + "pressure,0.5,1.3,0.05,0.01\n")
     (seen,) = from_table(read_observations(file), on_ring(prior), str(file))
-    assert seen.points[0, 1] == 7.3
-    file.write_text(FIRST + "pressure,7.3,0.5,0.05,0.01\n")
-    with pytest.raises(DataError, match=r"y=7.3 is outside"):
-        from_table(read_observations(file), on_ring(prior), str(file))
+    assert seen.points[0, 1] == 1.3
+    for row, words in (("1.3,0.5", "y=1.3 is outside"), ("0.5,7.3", "x=7.3 is outside")):
+        file.write_text(f"{FIRST}pressure,{row},0.05,0.01\n")
+        with pytest.raises(DataError, match=words):
+            from_table(read_observations(file), on_ring(prior), str(file))
 
 
 def test_an_identity_names_the_bytes_of_a_file(tmp_path: Path) -> None:

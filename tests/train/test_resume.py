@@ -16,7 +16,7 @@ import train_recipe as recipe
 from pdediff import checkpoint
 from pdediff.errors import Interrupted, MatchError
 from pdediff.models import UNet
-from pdediff.train import fit
+from pdediff.train import Optimiser, Supervision, fit
 
 
 def test_a_finished_run_is_left_alone(uninterrupted, tmp_path):
@@ -93,14 +93,15 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import test_train as t
+import train_recipe as t
 import torch
+from pdediff.train import fit
 torch.set_num_threads({threads})
 def loss(network, indices, step):
     if step == {kill}:
         os.kill(os.getpid(), signal.SIGKILL)
     return t.denoising(network, indices, step)
-t.fit(t.small_unet(), loss, t.SIZE, t.SHORT, Path({run!r}))
+fit(t.small_unet(), loss, t.SIZE, t.SHORT, Path({run!r}))
 """
 
 
@@ -197,12 +198,19 @@ def test_runs_outside_of_the_main_thread(uninterrupted, tmp_path):
         ({"batch": 5}, "run was trained with batch=4, config says 5"),
         ({"seed": 2}, "run was trained with seed=1, config says 2"),
         ({"steps": 48}, "run was trained with steps=24, config says 48"),
+        ({"optimiser": Optimiser(warm_up=2, clip=2.0)}, "run was trained with clip=1.0, config says 2.0"),
     ],
 )
 def test_another_config_is_refused(uninterrupted, change, line):
     with pytest.raises(MatchError) as caught:
         fit(recipe.small_unet(), recipe.denoising, recipe.SIZE, replace(recipe.SHORT, **change), uninterrupted[0])
     assert caught.value.message == line
+
+
+def test_another_supervision_is_welcome(uninterrupted):
+    run, _, result = uninterrupted
+    config = replace(recipe.SHORT, supervision=Supervision(checkpoint_every=5, max_bad_steps=1, divergence=2.0))
+    assert fit(recipe.small_unet(), recipe.denoising, recipe.SIZE, config, run).digest == result.digest
 
 
 def test_another_network_or_data_set_is_refused(uninterrupted):

@@ -8,17 +8,19 @@ import torch
 import train_recipe as recipe
 
 from pdediff import checkpoint
-from pdediff.train import FitConfig, Order, ema_decay, fit, learning_rate
+from pdediff.train import FitConfig, Optimiser, Order, ema_decay, fit, learning_rate
 from pdediff.train.state import State
 
 
 def test_learning_rate_by_hand():
-    config = FitConfig(steps=10, warm_up=3, learning_rate=1.0)
+    config = FitConfig(steps=10, optimiser=Optimiser(learning_rate=1.0, warm_up=3))
     assert [learning_rate(config, s) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
     # half a cosine over the seven steps after the warm-up
     assert learning_rate(config, 5) == pytest.approx(0.5 + 0.5 * math.cos(2 * math.pi / 7), abs=1e-15)
     assert learning_rate(config, 10) == pytest.approx(0.0, abs=1e-15)
-    assert learning_rate(replace(config, warm_up=0), 5) == pytest.approx(0.5, abs=1e-15)
+    assert learning_rate(replace(config, optimiser=Optimiser(learning_rate=1.0, warm_up=0)), 5) == pytest.approx(
+        0.5, abs=1e-15
+    )
 
 
 def test_ema_decay_by_hand():
@@ -45,7 +47,7 @@ def test_adam_and_average_equal_their_closed_form_on_a_line():
     """A constant gradient: Adam's step is lr * sign (up to eps), the average a sum of powers."""
     network = recipe.Linear()
     slope = torch.tensor([3.0, -0.5])
-    config = FitConfig(steps=50, warm_up=0, batch=2, ema_half_life=8.0, learning_rate=0.1)
+    config = FitConfig(steps=50, batch=2, ema_half_life=8.0, optimiser=Optimiser(learning_rate=0.1, warm_up=0))
     state = State(network)
     weight, average = [1.0, -2.0], [1.0, -2.0]
     for step in range(50):
@@ -83,7 +85,7 @@ def test_gradient_is_clipped_to_the_bound(tmp_path):
         return 1e3 * network(torch.tensor([[3.0, 4.0]])).expand(len(indices))
 
     network = recipe.Linear()
-    fit(network, steep, recipe.SIZE, replace(recipe.SHORT, steps=1, clip=0.5), tmp_path)
+    fit(network, steep, recipe.SIZE, replace(recipe.SHORT, steps=1, optimiser=Optimiser(warm_up=2, clip=0.5)), tmp_path)
     moments = checkpoint.load_step(tmp_path)[2]
     # first moment after one step: (1 - 0.9) of the clipped gradient, 0.5 in the direction (0.6, 0.8)
     torch.testing.assert_close(moments["adam.first.weight"], 0.1 * torch.tensor([0.3, 0.4]), rtol=1e-5, atol=0)
@@ -96,7 +98,7 @@ def test_overfits_one_batch_to_its_optimum(tmp_path):
     def loss(network, indices, step):
         return recipe.denoising(network, indices, 0)
 
-    config = FitConfig(steps=400, batch=recipe.SIZE, warm_up=20, learning_rate=5e-3, checkpoint_every=400)
+    config = FitConfig(steps=400, batch=recipe.SIZE, optimiser=Optimiser(learning_rate=5e-3, warm_up=20))
     network = recipe.small_unet()
     fit(network, lambda n, i, s: loss(n, torch.arange(recipe.SIZE), s), recipe.SIZE, config, tmp_path)
     assert float(loss(network, torch.arange(recipe.SIZE), 0).mean().detach()) < 0.01

@@ -9,7 +9,7 @@ import train_recipe as recipe
 
 from pdediff import checkpoint
 from pdediff.errors import NumericalError, ResourceError
-from pdediff.train import Order, fit
+from pdediff.train import Optimiser, Order, Supervision, fit
 from pdediff.train.state import Watch
 
 
@@ -27,7 +27,7 @@ def test_a_nan_step_leaves_everything_alone(tmp_path, caplog, where):
         def backward(ctx, g):
             return g * float("nan")
 
-    config = replace(recipe.SHORT, steps=6, checkpoint_every=1)
+    config = replace(recipe.SHORT, steps=6, supervision=Supervision(checkpoint_every=1))
 
     def loss(network, indices, step):
         out = recipe.squares(network, indices, step)
@@ -52,7 +52,7 @@ def test_a_nan_step_leaves_everything_alone(tmp_path, caplog, where):
 
 @pytest.mark.fault
 def test_nan_in_a_row_stops_with_the_samples(tmp_path):
-    config = replace(recipe.SHORT, max_bad_steps=3)
+    config = replace(recipe.SHORT, supervision=replace(recipe.SHORT.supervision, max_bad_steps=3))
 
     def loss(network, indices, step):
         return recipe.squares(network, indices, step) * (float("nan") if step >= 13 else 1.0)
@@ -69,7 +69,7 @@ def test_nan_in_a_row_stops_with_the_samples(tmp_path):
 
 @pytest.mark.fault
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    config = replace(recipe.SHORT, steps=500, learning_rate=1e3, warm_up=0, clip=1e9)
+    config = replace(recipe.SHORT, steps=500, optimiser=Optimiser(learning_rate=1e3, warm_up=0, clip=1e9))
     with pytest.raises(NumericalError, match=r"loss (diverged at step \d+: .* against .* at best|became)") as caught:
         fit(recipe.small_unet(), recipe.denoising, recipe.SIZE, config, tmp_path)
     assert "learning_rate (now 1000)" in caught.value.hint
@@ -136,7 +136,7 @@ def test_progress_counts_every_step(tmp_path):
         recipe.Linear(),
         recipe.squares,
         recipe.SIZE,
-        replace(recipe.SHORT, steps=3, checkpoint_every=2),
+        replace(recipe.SHORT, steps=3, supervision=Supervision(checkpoint_every=2)),
         tmp_path,
         progress=bar,
     )

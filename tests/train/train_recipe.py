@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from pdediff.models import FNO, UNet
-from pdediff.train import FitConfig
+from pdediff.train import FitConfig, Optimiser, Supervision
 
-SHORT = FitConfig(steps=24, batch=4, warm_up=2, checkpoint_every=6, log_every=3, seed=1)
+SHORT = FitConfig(
+    steps=24, batch=4, optimiser=Optimiser(warm_up=2), seed=1, supervision=Supervision(checkpoint_every=6, log_every=3)
+)
 SIZE = 10
 
 
