@@ -106,7 +106,12 @@ def _report(error: Exception, argv: Sequence[str], debug: bool) -> int:
 
 def _interrupted(error: Interrupted, argv: Sequence[str]) -> int:
     number = int(error.context.get("signal", signal.SIGINT))  # type: ignore[call-overload]
-    say(f"error[{error.code}]: {error.message}; resume with: pdediff {shlex.join(argv)}")
+    line, command = f"error[{error.code}]: {error.message}", f"resume with: pdediff {shlex.join(argv)}"
+    if len(line) + len(command) + 2 <= WIDTH:
+        say(f"{line}; {command}")
+    else:
+        say(line)
+        sys.stderr.write(f"  hint: {command}\n")  # never cut: it is to be copied
     return 128 + number
 
 

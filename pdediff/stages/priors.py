@@ -23,8 +23,9 @@ from pdediff.diffusion import (
     NoiseField,
     WhiteNoise,
 )
-from pdediff.errors import IntegrityError, MatchError
+from pdediff.errors import ConfigError, IntegrityError, MatchError
 from pdediff.store import SetReader, read_manifest
+from pdediff.wording import one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,7 @@ class GaussianFit:
 def load_prior(run: Path, device: str = "cpu") -> Prior:
     """The finished prior of a run folder; cached per checkpoint content, so a worker loads it once.
 
-    Raises IntegrityError where no whole checkpoint is left.
+    Raises IntegrityError where no whole checkpoint is left, MatchError for one that this version does not read.
     """
     return _load(run, content_of(run), device)
 
@@ -109,6 +110,16 @@ def _load(run: Path, sha256: str, device: str) -> Prior:
     tensors, meta = checkpoint.load(run)
     if "calibration.sigmas" not in tensors:
         raise IntegrityError(f"the final checkpoint of {run.name} is lost", hint="run its training again: it continues")
+    try:
+        return _assembled(tensors, meta, device)
+    except (KeyError, RuntimeError, ConfigError) as error:
+        raise MatchError(
+            f"prior {run.name} was made by another version of pdediff ({one_line(error)[:60]})",
+            hint=f"remove {run} and train it again",
+        ) from error
+
+
+def _assembled(tensors: dict[str, Tensor], meta: dict[str, Any], device: str) -> Prior:
     network = configs.build("network", meta["network"]).build(len(meta["fields"]), len(meta["dims"]), 0)
     weights = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
     network.load_state_dict(weights)

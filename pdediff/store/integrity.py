@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pdediff.errors import IntegrityError
+from pdediff.errors import IntegrityError, PdediffError
 from pdediff.store.files import disk, read_sealed, seal, sync, write_durably
 from pdediff.store.layout import (
     CONFIG,
@@ -97,7 +97,7 @@ def read_rows(array: zarr.Array, start: int, stop: int) -> np.ndarray | None:
     """Rows of an array; None when a codec refuses the bytes (each codec and reader raises its own kind of error)."""
     try:
         return np.asarray(array[start:stop])
-    except (MemoryError, PermissionError):
+    except (MemoryError, PermissionError, PdediffError):
         raise
     except Exception:
         return None

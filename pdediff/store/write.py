@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import zarr
 
-from pdediff.errors import DataError, IntegrityError
+from pdediff.errors import DataError, IntegrityError, PdediffError
 from pdediff.store.files import disk, plain_json, sync
 from pdediff.store.integrity import Damage, scan
 from pdediff.store.layout import DATA, RECEIPTS, get_array, object_file, open_data, read_schema
@@ -99,7 +99,7 @@ def _put(path: Path, array: zarr.Array, start: int, rows: np.ndarray) -> None:
     with disk(path / DATA / array.path, rows.nbytes):
         try:
             array[start : start + len(rows)] = rows
-        except OSError:
+        except (OSError, PdediffError):
             raise
         except Exception:  # Zarr reads the index of an object that it replaces: a damaged one has to go first
             if not any(file.exists() for file in files):

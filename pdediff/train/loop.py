@@ -88,7 +88,8 @@ def fit(
             if shown is not None:
                 shown.advance(1, note=f"loss {state.watch.smoothed:.4g}")
             if stopped() and done < config.steps:
-                raise Interrupted(f"training stopped after step {done} of {config.steps}; the same command continues")
+                told = f"training stopped after step {done} of {config.steps}"
+                raise Interrupted(told, context={"signal": stopped()})
     network.load_state_dict(state.averaged())
     network.eval()
     seconds, sha256 = time.monotonic() - began, checkpoint.digest(folder) if folder else ""
@@ -162,7 +163,7 @@ def _fixed(fit: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
+def _stop_signals() -> Iterator[Callable[[], int | None]]:
     """Ask politely: SIGTERM and SIGINT are seen at the end of a step. Only the main thread can receive signals."""
     seen: list[int] = []
 
@@ -170,11 +171,11 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         seen.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: None
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(seen)
+        yield lambda: seen[0] if seen else None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

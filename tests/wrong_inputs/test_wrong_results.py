@@ -65,6 +65,11 @@ def newer_checkpoint(file: Path) -> None:
     file.write_text(json.dumps(sealed | {"seal": checkpoint._seal(sealed)}))
 
 
+def without_mean(run: Path) -> None:
+    tensors, meta = checkpoint.load(run)
+    checkpoint.save(run, 4, {name: t for name, t in tensors.items() if name != "mean"}, meta, final=True)
+
+
 TENSORS, META = ("runs/darcy-*/checkpoints/final-*/" + name for name in ("tensors.safetensors", "meta.json"))
 SHARD = "sets/darcy-*/data.zarr/pressure/c/0/0/0"
 PRIOR, SET = "HELD-OUT data=darcy", "TRAIN name=again"
@@ -75,6 +80,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str, int, str]] = {
     "prior: lost": (TENSORS, Path.unlink, PRIOR, 5, "error[integrity]: checkpoint final-00000004 of darcy-"),
     "prior: meta": (META, lambda f: edit(f, step=7), PRIOR, 5, "is damaged (meta.json is not what was written)"),
     "prior: newer": (META, newer_checkpoint, PRIOR, 4, "has schema 99; this version reads schema 1"),
+    "prior: older": ("runs/darcy-*", without_mean, PRIOR, 4, "was made by another version of pdediff ('mean')"),
     "prior: no final": ("runs/darcy-*/checkpoints/final-*", shutil.rmtree, PRIOR, 5, "the final checkpoint of darcy-"),
     "prior: manifest": ("runs/darcy-*/manifest.json", lambda f: edit(f, content="0"), PRIOR, 5, "json is damaged"),
     "prior: unfinished": ("runs/darcy-*/manifest.json", Path.unlink, PRIOR, 5, "is not complete"),
