@@ -41,6 +41,7 @@ METRICS: Mapping[str, Metric] = {
     "misfit": Metric("misfit / noise", "target", 1.0),
     "residual": Metric("PDE residual of draws", units="residual"),
     "residual_truth": Metric("PDE residual of truth", "none", units="residual"),
+    "residual_unrelated": Metric("PDE residual of mixed cases", "none", units="residual"),
     "ess": Metric("effective draws", "none"),
     "distinct_roots": Metric("distinct roots", "none"),
     "draws": Metric("draws", "none"),

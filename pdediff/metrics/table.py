@@ -15,7 +15,8 @@ from pdediff.metrics.summary import Table
 
 SHOWN = (
     *("crps", "rel_l2_mean", "misclassified", "coverage_50", "coverage_90", "spread_skill", "energy", "spectrum"),
-    *("misfit", "residual", "residual_truth", "ess", "distinct_roots", "diverged", "seconds", "denoiser_calls"),
+    *("misfit", "residual", "residual_truth", "residual_unrelated"),
+    *("ess", "distinct_roots", "diverged", "seconds", "denoiser_calls"),
 )
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-import xarray as xr
 
 from pdediff import config as configs
 from pdediff.errors import DataError, IntegrityError, MatchError
@@ -29,7 +25,6 @@ from pdediff.metrics import (
     finite_json,
     html,
     markdown,
-    misfit,
     plain,
     profile,
     rows,
@@ -42,6 +37,7 @@ from pdediff.runtime import Runtime
 from pdediff.stages.configs import EvaluateConfig
 from pdediff.stages.folders import VERSION, file_hash, has_whole_files, output_folder, writing
 from pdediff.stages.history import training_of
+from pdediff.stages.opened import Reconstruction, draws_of, truth_of, whole_case
 from pdediff.stages.priors import content_of
 from pdediff.store import finish_folder, open_store, read_identity, read_manifest, verify, write_durably
 
@@ -59,28 +55,6 @@ BIASED = {
     "CalibratedGuidance": "one covariance per noise level: exact for a Gaussian prior, biased where there are modes",
     "Kriging": "the best linear estimator: knows mean and covariance of the fields, nothing of phases or modes",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """One stored reconstruction, opened."""
-
-    path: Path
-    tree: xr.DataTree
-    identity: dict[str, Any]
-    manifest: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return self.path.name.rpartition("-")[0]
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return tuple(self.tree.attrs["fields"])
-
-    def array(self, path: str) -> np.ndarray:
-        """One stored array, all cases."""
-        return np.asarray(self.tree[path].values)
 
 
 def evaluate(config: EvaluateConfig, reconstructions: list[Path], root: Path, runtime: Runtime) -> Path:
@@ -153,9 +127,9 @@ def assemble(config: EvaluateConfig, opened: list[Reconstruction], run: str, roo
     for one in opened:
         seconds = one.tree.attrs["seconds"]
         for case in _cases(one):
-            draws, truth, weights = _draws(one, case), _truth(one, case), one.array("sample_stats/log_weight")[case]
+            draws, truth, weights = draws_of(one, case), truth_of(one, case), one.array("sample_stats/log_weight")[case]
             scores = score(draws, truth, weights, config.thresholds, geometry)
-            whole = _whole(one, case, draws, truth) | {"seconds": float(seconds[str(case)])}
+            whole = whole_case(one, case, draws, truth) | {"seconds": float(seconds[str(case)])}
             scored += rows(one.name, case, scores, whole)
             curves = profile(draws, truth, weights, geometry)
             profiles += [ProfileRow(one.name, case, name, curve) for name, curve in curves.items()]
@@ -177,14 +151,6 @@ def _cases(one: Reconstruction) -> list[int]:
     return np.flatnonzero(one.array("status") == 0).tolist()
 
 
-def _draws(one: Reconstruction, case: int) -> dict[str, np.ndarray]:
-    return {name: one.array(f"posterior/{name}")[case].astype(np.float64) for name in one.fields}
-
-
-def _truth(one: Reconstruction, case: int) -> dict[str, np.ndarray]:
-    return {name: one.array(f"constant_data/{name}")[case].astype(np.float64) for name in one.fields}
-
-
 def _info(config: EvaluateConfig, one: Reconstruction, name: str) -> FieldInfo:
     array = one.tree[f"posterior/{name}"]
     dims = tuple(str(d) for d in tuple(array.dims)[2:])
@@ -202,44 +168,6 @@ def _info(config: EvaluateConfig, one: Reconstruction, name: str) -> FieldInfo:
     )
 
 
-def _whole(
-    one: Reconstruction, case: int, draws: dict[str, np.ndarray], truth: dict[str, np.ndarray]
-) -> dict[str, float]:
-    value, std = (one.array(f"observed_data/{k}")[case] for k in ("value", "std"))
-    real = np.isfinite(value)
-    predicted = one.array("posterior_predictive/noise_free")[case]
-    told = {
-        "misfit": misfit(predicted[:, real], value[real], std[real]),
-        "denoiser_calls": float(one.array("sample_stats/denoiser_calls")[case]),
-        "residual": _residual(one, draws),
-        "residual_truth": _residual(one, {name: values[None] for name, values in truth.items()}),
-        "ess": float(one.array("sample_stats/ess_min")[case]),
-        "distinct_roots": float(one.array("sample_stats/distinct_roots")[case]),
-        "out_of_range": _out_of_range(draws, truth),
-    }
-    return {name: number for name, number in told.items() if np.isfinite(number)}
-
-
-def _residual(one: Reconstruction, fields: dict[str, np.ndarray]) -> float:
-    """Root mean square of the PDE residual over draws and points; NaN where the fields are not the whole problem."""
-    pde: PDE = configs.build("pde", one.tree.attrs["pde"])
-    needed = {v.name for v in pde.variables()}
-    if not needed <= set(fields):
-        return float("nan")
-    found = pde.residual({name: torch.from_numpy(fields[name]) for name in needed})
-    return float(found.square().mean().sqrt())
-
-
-def _out_of_range(draws: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> float:
-    """Share of drawn values further from the truths' range than half of it."""
-    outside = []
-    for name, values in draws.items():
-        low, high = np.nanmin(truth[name]), np.nanmax(truth[name])
-        slack = 0.5 * (high - low)
-        outside.append(float(np.mean((values < low - slack) | (values > high + slack))))
-    return max(outside)
-
-
 def _method(one: Reconstruction) -> Method:
     node = one.tree.attrs["posterior"]
     kind = node.get("guidance", node)["kind"]
@@ -253,8 +181,8 @@ def _case(opened: list[Reconstruction], case: int) -> Case:
         if one.array("status")[case] != 0:
             continue
         ess = one.array("sample_stats/ess")[case] if "ess" in one.tree["sample_stats"] else None
-        posteriors[one.name] = Posterior(_draws(one, case), one.array("sample_stats/log_weight")[case], ess)
-    return Case(case, _sensors(opened[0], case), posteriors, _truth(opened[0], case))
+        posteriors[one.name] = Posterior(draws_of(one, case), one.array("sample_stats/log_weight")[case], ess)
+    return Case(case, _sensors(opened[0], case), posteriors, truth_of(opened[0], case))
 
 
 def _sensors(one: Reconstruction, case: int) -> list[Sensors]:
