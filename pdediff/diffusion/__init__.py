@@ -11,7 +11,7 @@ from pdediff.diffusion.covariance import (
     isotropic,
     solve_sum,
 )
-from pdediff.diffusion.denoiser import Denoiser, broadcast
+from pdediff.diffusion.denoiser import Denoiser, ShapedByMean, broadcast
 from pdediff.diffusion.edm import NetworkDenoiser, precondition
 from pdediff.diffusion.gaussian import GaussianPrior
 from pdediff.diffusion.gaussian_field import GaussianFieldPrior, matern_field
@@ -37,6 +37,7 @@ __all__ = [
     "NetworkDenoiser",
     "NoiseField",
     "NoiseLevels",
+    "ShapedByMean",
     "WhiteNoise",
     "broadcast",
     "conjugate_gradients",

@@ -54,6 +54,25 @@ class Denoiser(Protocol):
         ...
 
 
+class ShapedByMean:
+    """Base of denoisers that hold their `mean`: shape, dtype and device are its own."""
+
+    mean: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channel, *space) of one sample."""
+        return tuple(self.mean.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mean.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+
 def broadcast(sigma: Tensor, x: Tensor) -> Tensor:
     """Levels (batch,) shaped to multiply fields (batch, ...)."""
     return sigma.to(x).reshape(-1, *([1] * (x.dim() - 1)))

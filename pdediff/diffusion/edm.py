@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from pdediff.diffusion.calibration import CalibratedError
 from pdediff.diffusion.covariance import Covariance
-from pdediff.diffusion.denoiser import broadcast
+from pdediff.diffusion.denoiser import ShapedByMean, broadcast
 from pdediff.diffusion.local_scale import LocalScale
 from pdediff.diffusion.noise import NoiseField
 from pdediff.types import Field, Levels
@@ -24,7 +23,7 @@ def precondition(network: nn.Module, x: Tensor, sigma: Tensor, sigma_data: float
 
 
 @dataclass(frozen=True, eq=False)
-class NetworkDenoiser:
+class NetworkDenoiser(ShapedByMean):
     """A trained network in normalised units, with the error covariance that was measured on held-out fields."""
 
     network: nn.Module
@@ -33,18 +32,6 @@ class NetworkDenoiser:
     calibration: CalibratedError
     scale: LocalScale | None = None
     sigma_data: float = 1.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.mean.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.mean.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.mean.device
 
     def __call__(self, x: Field, sigma: Levels) -> Field:
         return precondition(self.network, x, sigma, self.sigma_data)

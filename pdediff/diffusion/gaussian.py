@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from pdediff.diffusion.covariance import DenseCovariance
-from pdediff.diffusion.denoiser import broadcast
+from pdediff.diffusion.denoiser import ShapedByMean, broadcast
 from pdediff.diffusion.noise import WhiteNoise
 from pdediff.types import Field, Levels
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianPrior:
+class GaussianPrior(ShapedByMean):
     """N(mean, covariance) under white noise: mean (channel, *space), covariance (d, d) over the flattened field.
 
     D(x) = m + S (S + sigma^2)^-1 (x - m), error covariance (S^-1 + sigma^-2)^-1, both exact.
@@ -31,18 +31,6 @@ class GaussianPrior:
         """Eigenvalues (d,) and eigenvectors (d, d) of the covariance."""
         values, vectors = torch.linalg.eigh(self.covariance)
         return values.clamp(min=0), vectors
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.mean.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.mean.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.mean.device
 
     def __call__(self, x: Field, sigma: Levels) -> Field:
         level = sigma.to(x.dtype)[:, None]

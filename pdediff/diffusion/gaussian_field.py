@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from pdediff.diffusion.covariance import FourierCovariance
-from pdediff.diffusion.denoiser import broadcast
+from pdediff.diffusion.denoiser import ShapedByMean, broadcast
 from pdediff.diffusion.gaussian import GaussianPrior
 from pdediff.diffusion.noise import GaussianRandomField, NoiseField, WhiteNoise
 from pdediff.types import Field, Levels
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianFieldPrior:
+class GaussianFieldPrior(ShapedByMean):
     """N(mean, S) with S diagonal in Fourier space: `spectrum` (channel, *space), eigenvalues in fftn order.
 
     D(x) = m + S (S + sigma^2 C)^-1 (x - m) for white or coloured noise C; works in 1 to 3 dimensions.
@@ -25,18 +25,6 @@ class GaussianFieldPrior:
     mean: Tensor
     spectrum: Tensor
     noise: NoiseField = field(default_factory=WhiteNoise)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.mean.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.mean.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.mean.device
 
     def _noise_spectrum(self) -> Tensor:
         covariance = self.noise.covariance(self.shape)

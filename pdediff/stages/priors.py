@@ -21,6 +21,7 @@ from pdediff.diffusion import (
     LowRankCovariance,
     NetworkDenoiser,
     NoiseField,
+    ShapedByMean,
     WhiteNoise,
 )
 from pdediff.errors import ConfigError, IntegrityError, MatchError
@@ -61,24 +62,12 @@ class Prior:
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianFit:
+class GaussianFit(ShapedByMean):
     """The Gaussian with the mean and covariance of a set of fields: what kriging conditions."""
 
     mean: Tensor
     covariance: Covariance
     noise: NoiseField = field(default_factory=WhiteNoise)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.mean.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.mean.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.mean.device
 
     def error_scale(self, denoised: Tensor, sigma: float) -> None:
         """None: a Gaussian is as uncertain everywhere."""
