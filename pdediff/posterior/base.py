@@ -103,13 +103,15 @@ def levels_of(sigma: Levels) -> float | None:
 def merge(parts: Sequence[tuple[Draws, int]]) -> Draws:
     """Independent runs as one set of draws, the first n_i draws of run i.
 
-    Runs that estimate the evidence (islands of particles) count in proportion to it, which removes the bias that
-    small islands have (Whiteley et al. 2016, section 3); the others count alike. Diagnostics are averaged.
+    A run counts as often as it gives draws and, where it estimates the evidence (islands of particles), in proportion
+    to that, which removes the bias that small islands have (Whiteley et al. 2016, section 3). Diagnostics are averaged.
     """
     if len(parts) == 1 and len(parts[0][0].x) == parts[0][1]:
         return parts[0][0]
     evidence = torch.tensor([float(d.diagnostics.get("log_evidence", 0.0)) for d, _ in parts], dtype=torch.float64)
-    kept = torch.cat([(d.log_weights[:n].log_softmax(0) + e) for (d, n), e in zip(parts, evidence, strict=True)])
+    kept = torch.cat(
+        [d.log_weights[:n].log_softmax(0) + e + float(np.log(n)) for (d, n), e in zip(parts, evidence, strict=True)]
+    )
     told = {
         name: sum(np.asarray(d.diagnostics[name]) for d, _ in parts) / len(parts) for name in parts[0][0].diagnostics
     }

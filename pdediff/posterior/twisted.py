@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -77,6 +77,13 @@ class TwistedChain:
     observation: Observation
     levels: tuple[float, ...]
     rows: Tensor
+    known: dict[float, Conditioning] = field(default_factory=dict)
+
+    def conditioning(self, level: float) -> Conditioning:
+        """The conditioning of one level: built once, used by the move to it and by the move from it."""
+        if level not in self.known:
+            self.known[level] = Conditioning.of(self.observation, self.prior.error(level), self.rows)
+        return self.known[level]
 
     @property
     def steps(self) -> int:
@@ -94,7 +101,7 @@ class TwistedChain:
     def _leap(
         self, x: Tensor, denoised: Tensor, sigma: float, target: float, seeds: Sequence[int], *, first: bool
     ) -> tuple[State, Tensor]:
-        conditioning = Conditioning.of(self.observation, self.prior.error(sigma), self.rows)
+        conditioning = self.conditioning(sigma)
         keep = 0.0 if first else (target / sigma) ** 2
         spread = target * (1 - keep) ** 0.5
         clean = conditioning.draw(denoised, fold(seeds, 0))
@@ -107,8 +114,7 @@ class TwistedChain:
         moved = keep * x + (1 - keep) * clean + spread * noise
         at = torch.full((len(x),), target, dtype=x.dtype, device=x.device)
         estimate = self.prior(moved, at)
-        ahead = Conditioning.of(self.observation, self.prior.error(target), self.rows)
-        twist = ahead.log_evidence(self.observation.residual(estimate))
+        twist = self.conditioning(target).log_evidence(self.observation.residual(estimate))
         predicted = self._predicted(conditioning, residual, moved - keep * x - (1 - keep) * denoised, keep, spread)
         return (moved, estimate), base.to(twist) + twist - predicted
 

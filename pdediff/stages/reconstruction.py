@@ -96,7 +96,7 @@ def read_cases(config: ReconstructConfig, prior: Prior, data: Path | None) -> li
         return from_table(read_observations(config.observations), prior, config.observations)
     if data is None:
         raise DataError("observations by recipe need a data set with the truth", hint="data=NAME, or observations=FILE")
-    reader = SetReader(data)
+    reader = SetReader(data, memory=0)  # a few samples: not worth keeping the whole set in memory
     require_same_fields(prior, reader)
     rows = reader.split(config.split)[: config.cases]
     if len(rows) < config.cases:
@@ -228,7 +228,7 @@ def arrays_of(
     rows["posterior_predictive/value"] = _padded((clean + readings.std * eps.numpy()).T, sensors).T
     rows["constant_data/sample"] = np.asarray(readings.sample, dtype=np.int64)
     if task.data is not None and readings.sample >= 0:
-        truth = SetReader(task.data).fields(prior.fields, [readings.sample])[0].numpy()
+        truth = SetReader(task.data, memory=0).fields(prior.fields, [readings.sample])[0].numpy()
         rows |= {f"constant_data/{f}": truth[i] for i, f in enumerate(prior.fields)}
     return {name: np.asarray(value)[None] for name, value in rows.items()}
 
