@@ -10,13 +10,14 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test check fix wheel wheel-check clean
+.PHONY: help environment demo test check fix verification wheel wheel-check clean
 
 help:
 	@echo "make demo         environment, then the whole job: data, prior, posteriors, report"
 	@echo "make test         environment, then lint, import contract and tests"
 	@echo "make check        lint, format, types, import contract"
 	@echo "make fix          mend lint and format"
+	@echo "make verification measure every equation against what is known: writes docs/verification.md"
 	@echo "make wheel-check  build the wheel, install it in an empty environment elsewhere, run it there"
 
 # The stamp holds the hash of what decides the environment: equal, and nothing is installed.
@@ -48,6 +49,10 @@ check: environment
 fix: environment
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# A test compares the page's rows, not its figures, with tests/pdes/rows.
+verification: environment
+	$(BIN)/python tests/pdes/page.py
 
 wheel: environment
 	rm -rf build dist

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pdediff.errors import ConfigError, ConfigErrors
 from pdediff.wording import nearest, one_line, show
+from pdediff.wording import options as listed
 
 CODE = re.compile(r"^_(target|partial|args|recursive|convert)_$")
 """Keys by which other tools run code named in a config."""
@@ -83,7 +84,8 @@ def node(group: str, option: str) -> dict[str, Any]:
     if options is None:
         raise ConfigError(f"{show(group)} is not one of {', '.join(groups())}", hint=nearest(group, groups()))
     if option not in options:
-        raise ConfigError(f"{group}={show(option)} is not one of {', '.join(options)}", hint=nearest(option, options))
+        known = listed(option, options, group)
+        raise ConfigError(f"{group}={show(option)} is not one of {known}", hint=nearest(option, options))
     return resolve(_load(f"{group}/{option}")[group])
 
 

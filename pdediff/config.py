@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, create_model
 
 from pdediff.errors import ConfigError, ConfigErrors
-from pdediff.wording import Unfit, join, nearest, one_line, problems_of, show
+from pdediff.wording import Unfit, join, nearest, one_line, options, problems_of, show
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,6 +33,7 @@ ROOMS: dict[str, str] = {
     "posterior": "pdediff.posterior",
     "guidance": "pdediff.posterior",
     "operator": "pdediff.observe",
+    "suite": "pdediff.stages.benchmarks",
 }
 PROTOCOLS: dict[str, str] = {
     "pde": "PDE",
@@ -43,6 +44,7 @@ PROTOCOLS: dict[str, str] = {
     "posterior": "Posterior",
     "guidance": "Guidance",
     "operator": "Operator",
+    "suite": "Suite",
 }
 """What a class of the group must offer; several groups may share a room."""
 
@@ -100,8 +102,7 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str = "") -> Mo
 def to_dict(obj: Any) -> Any:
     """The node that builds `obj` again, every argument written out."""
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        arguments = {f.name: to_dict(getattr(obj, f.name)) for f in dataclasses.fields(obj) if f.init}
-        return {"kind": type(obj).__name__, **arguments}
+        return {"kind": type(obj).__name__, **_arguments(obj)}
     if isinstance(obj, Enum):
         return obj.value
     if isinstance(obj, Mapping):
@@ -109,6 +110,14 @@ def to_dict(obj: Any) -> Any:
     if isinstance(obj, list | tuple):
         return [to_dict(value) for value in obj]
     return obj
+
+
+def _arguments(obj: Any) -> dict[str, Any]:
+    """Arguments as data; a dataclass of numbers needs no kind, its place says what it is."""
+    values = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj) if f.init}
+    hints = _hints(type(obj))
+    records = {n for n, v in values.items() if n not in ROOMS and type(v) in (hints[n], *get_args(hints[n]))}
+    return {n: _arguments(v) if n in records and _is_record(type(v)) else to_dict(v) for n, v in values.items()}
 
 
 def choices(group: str) -> dict[str, type]:
@@ -155,12 +164,12 @@ def _assemble(group: str, node: Any, where: str) -> tuple[Any, list[ConfigError]
         return None, [ConfigError(message, hint=f"`pdediff list {group}` shows the ready-made ones")]
     known, kind = choices(group), node["kind"]
     if kind not in known:
-        message = f"{join(where, 'kind')}={show(kind)} is not one of {', '.join(known)}"
+        message = f"{join(where, 'kind')}={show(kind)} is not one of {options(kind, known, group)}"
         return None, [ConfigError(message, hint=nearest(kind, known))]
     cls = known[kind]
     hints = _hints(cls)
     arguments = {key: value for key, value in node.items() if key != "kind"}
-    nested = {key: arguments.pop(key) for key in list(arguments) if _is_nested(hints.get(key), arguments[key])}
+    nested = {key: arguments.pop(key) for key in list(arguments) if _is_nested(key, hints.get(key), arguments[key])}
     built, problems = _nested(hints, nested, where)
     plain, wrong = _plain(cls, hints, arguments, set(nested), where)
     problems += wrong
@@ -221,13 +230,22 @@ def _hints(cls: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
 
 
-def _is_nested(hint: Any, value: Any) -> bool:
-    return hint is not None and not _is_plain(hint) and not (value is None and type(None) in get_args(hint))
+def _is_nested(name: str, hint: Any, value: Any) -> bool:
+    if hint is None or (value is None and type(None) in get_args(hint)):
+        return False
+    return (name in ROOMS and _is_record(hint)) or not _is_plain(hint)
+
+
+def _is_record(hint: Any) -> bool:
+    """Whether this is a dataclass of plain data, which a config writes as a mapping."""
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint) and all(map(_is_plain, _hints(hint).values()))
 
 
 def _is_plain(hint: Any) -> bool:
     """Whether values of this type are data that JSON can carry."""
     if hint in (*_PLAIN, Any, Ellipsis) or (isinstance(hint, type) and issubclass(hint, Enum)):
+        return True
+    if _is_record(hint):
         return True
     origin = get_origin(hint)
     if origin is Literal:

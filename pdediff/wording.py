@@ -29,6 +29,16 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return f"did you mean '{by_lower[found[0]]}'?" if found else None
 
 
+def options(name: object, names: Iterable[str], where: str) -> str:
+    """The valid names, as an error line lists them: those most like `name` where all would be too long."""
+    known = list(names)
+    if len(whole := ", ".join(known)) <= 90:
+        return whole
+    by_lower = {n.lower(): n for n in known}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.0)
+    return f"{', '.join(by_lower[n] for n in near)}, ... ({len(known)} in all: `pdediff list {where}`)"
+
+
 def show(value: Any) -> str:
     """A value as an error line quotes it: never long."""
     text = repr(value)
@@ -61,7 +71,7 @@ def problems_of(
         path = _path(detail["loc"], data)
         label = join(where, *path)
         cause = detail.get("ctx", {}).get("error")
-        if detail["type"] == "extra_forbidden":
+        if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             problems.append(_unknown(where, path, names(path[:-1])))
         elif detail["type"] == "missing":
             problems.append(ConfigError(f"{join(label, detail['loc'][-1])} is missing", hint="it has no default"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ class Darcy:
     a = high where g >= 0 and low elsewhere ("two_phase"; Li et al. 2021, section 5.2) or a = exp(log_scale g)
     ("log_normal"). Cell-centred finite volumes with harmonic face means: second order for smooth a.
     Good values: low 3, high 12, alpha 2, tau 3 (g has standard deviation 0.29); log_scale 3 gives a
-    log-permeability of standard deviation near 0.9 and a contrast near 60.
+    log-permeability of standard deviation near 0.9 and a contrast near 60. Levels differ by contrast: 2, 4 and 100 of
+    the two phases, near 8, 60 and 1000 of log-normal fields.
     Raises ConfigError where high is not above low.
     """
 
@@ -35,6 +36,13 @@ class Darcy:
     formula: ClassVar[str] = "-div(a grad u) = 1"
     boundary: ClassVar[str] = "u = 0 on the edge of the unit square"
     symmetries: ClassVar[str] = "square"
+    levels: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "low": {"low": 3.0, "high": 6.0, "log_scale": 1.5},
+        "medium": {"low": 3.0, "high": 12.0, "log_scale": 3.0},
+        "high": {"low": 3.0, "high": 300.0, "log_scale": 5.0},
+    }
+    conserved: ClassVar[Mapping[str, float]] = {}
+    clock: ClassVar[None] = None
 
     permeability: Literal["two_phase", "log_normal"] = "two_phase"
     low: Positive = 3.0
@@ -65,9 +73,9 @@ class Darcy:
         centres = (np.arange(grid) + 0.5) / grid
         return {"y": centres, "x": centres.copy()}
 
-    def draw(self, seeds: Sequence[int], grid: int) -> Problem:
+    def draw(self, seeds: Sequence[int], grid: int, device: torch.device | str = "cpu") -> Problem:
         """Permeability fields `(batch, y, x)`; a finer grid shows the same field with more modes."""
-        g = cosine_field(seeds, grid, self.alpha, self.tau)
+        g = cosine_field(seeds, grid, self.alpha, self.tau).to(device)
         if self.permeability == "log_normal":
             return Problem({"permeability": torch.exp(self.log_scale * g)})
         return Problem({"permeability": torch.full_like(g, self.low).masked_fill_(g >= 0, self.high)})
@@ -75,6 +83,7 @@ class Darcy:
     def solve(self, problem: Problem) -> dict[str, Tensor]:
         """Permeability and pressure; relative residual 1e-10 by conjugate gradients, or direct factorisation.
 
+        Differentiable to any order, forwards and backwards (`finite_volume.solve`).
         Raises NumericalError where the permeability is not positive and finite.
         """
         a = problem.fields["permeability"].double()
@@ -92,6 +101,7 @@ class Darcy:
         """Discretisation and solver."""
         return {
             "method": "cell-centred finite volumes, harmonic face means, half-cell Dirichlet",
-            "solver": "sine-preconditioned conjugate gradients, rtol 1e-10; sparse LU for rough a of contrast > 10",
+            "solver": f"sine-preconditioned conjugate gradients to {finite_volume.TOLERANCE:g}; "
+            f"sparse LU for rough a of contrast above {finite_volume.ROUGH_CONTRAST:g}",
             "cell": 1.0 / grid,
         }

@@ -1,25 +1,28 @@
-"""Finite volumes for -div(a grad u) = f on the unit square, u = 0 on its edge: two solvers, one adjoint."""
+"""Finite volumes for -div(a grad u) = f on the unit square, u = 0 on its edge: two solvers, all derivatives."""
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pdediff.errors import NumericalError
+from pdediff.pdes.cell_sines import Preconditioner
 
+TOLERANCE = 1e-10
 # Rows whose neighbouring cells differ by at most this factor count as smooth: see `_scaling`.
 SMOOTH_RATIO = 2.5
-# For other rows the iterations grow like the square root of the contrast; above this one factorisation is faster.
-ROUGH_CONTRAST = 10.0
-MAX_ITERATIONS = 60
+# For other rows the iterations grow with the contrast (25 at 4, 40 at 10, 90 at 100); from about here on, depending on
+# the grid, one factorisation is as fast.
+ROUGH_CONTRAST = 100.0
+MAX_ITERATIONS = 120
+# Asking a GPU whether all rows have converged makes it wait; iterations too many change nothing.
+ITERATIONS_BETWEEN_QUESTIONS = 8
 # Rows per tile are chosen so that the vectors of the iteration stay in the cache.
 TILE_POINTS = 65536
 
@@ -30,7 +33,7 @@ def apply(a: Tensor, u: Tensor) -> Tensor:
     Harmonic means of a on inner faces; on the edge u = 0 half a cell away, so the face carries 2 a u / h.
     Second order for smooth a, and fluxes are exact where a jumps on cell faces.
     """
-    return _matvec(*_stencil(a), u)
+    return _product(*_stencil(a), u)
 
 
 def outflow(a: Tensor, u: Tensor) -> Tensor:
@@ -39,49 +42,60 @@ def outflow(a: Tensor, u: Tensor) -> Tensor:
     return 2.0 * edge.sum(-1)
 
 
-def solve(a: Tensor, f: Tensor) -> Tensor:
-    """u with -div(a grad u) = f, `(batch, y, x)`, float64; differentiable once in a and f by the discrete adjoint.
+def solve(a: Tensor, f: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """u with -div(a grad u) = f to |residual| <= `tolerance` |f|, `(batch, y, x)`, float64.
 
-    Each row takes its solver from its own values, so its bits do not depend on its neighbours.
-    Raises NumericalError where a is not positive and finite.
+    Differentiable in a and f to any order, backwards (adjoint) and forwards (tangent), under `torch.func` too: each
+    derivative is one more solve with the same a. Each row takes its solver from its own values, so its bits do not
+    depend on its neighbours. Raises NumericalError where a is not positive and finite.
     """
-    bad = ~(torch.isfinite(a) & (a > 0)).flatten(1).all(1)
-    if bad.any():
-        rows = bad.nonzero().flatten().tolist()
-        raise NumericalError(
-            f"permeability must be positive and finite, rows {rows[:5]} are not", hint="check the field or its bounds"
-        )
-    return _Solve.apply(a, f)
+    return _Solve.apply(a, f, tolerance)  # type: ignore[no-any-return]
 
 
 class _Solve(torch.autograd.Function):
-    """A(a) u = f with lambda = A^-1 grad, grad_f = lambda, grad_a = -lambda^T (dA/da) u (A is symmetric)."""
+    """u = A(a)^-1 f: forwards A du = df - (dA/da da) u, backwards with A symmetric."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, f: Tensor) -> Tensor:
-        u = _solve_rows(a, f)
-        ctx.save_for_backward(a, u)
-        return u
+    def forward(a: Tensor, f: Tensor, tolerance: float) -> Tensor:
+        bad = ~(torch.isfinite(a) & (a > 0)).flatten(1).all(1)
+        if bad.any():
+            rows = bad.nonzero().flatten().tolist()
+            message = f"permeability must be positive and finite, rows {rows[:5]} are not"
+            raise NumericalError(message, hint="check the field or its bounds")
+        return _solve_rows(a, f, tolerance)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        ctx.tolerance = inputs[2]
+        ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
         a, u = ctx.saved_tensors
-        adjoint = _solve_rows(a, grad)
-        grad_a = None
-        if ctx.needs_input_grad[0]:
-            with torch.enable_grad():
-                a = a.detach().requires_grad_()
-                (grad_a,) = torch.autograd.grad(apply(a, u), a, -adjoint)
-        return grad_a, adjoint if ctx.needs_input_grad[1] else None
+        adjoint = solve(a, grad, ctx.tolerance)
+        return _sensitivity(a, u, adjoint).neg() if ctx.needs_input_grad[0] else None, adjoint, None
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor, df: Tensor, _: None) -> Tensor:
+        a, u = ctx.saved_tensors
+        return solve(a, df - _product(*_stencil_change(a, da), u), ctx.tolerance)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], a: Tensor, f: Tensor, tolerance: float) -> tuple[Tensor, int]:
+        a, f = (
+            value.movedim(dim, 0) if dim is not None else value.expand(info.batch_size, *value.shape)
+            for value, dim in zip((a, f), in_dims, strict=False)
+        )
+        return solve(a.flatten(0, 1), f.flatten(0, 1), tolerance).unflatten(0, f.shape[:2]), 0
 
 
-def _solve_rows(a: Tensor, f: Tensor) -> Tensor:
+def _solve_rows(a: Tensor, f: Tensor, tolerance: float) -> Tensor:
     u = torch.empty_like(f)
-    iterative = is_smooth(a) | (a.flatten(1).amax(1) <= ROUGH_CONTRAST * a.flatten(1).amin(1))
-    rows = iterative.nonzero().flatten()
-    for tile in rows.split(max(1, TILE_POINTS // a[0].numel())):
-        u[tile], iterative[tile] = solve_iterative(a[tile], f[tile])
+    iterative = is_smooth(a) | ~_exceeds(a, ROUGH_CONTRAST)
+    tiles = iterative.nonzero().flatten().split(max(1, TILE_POINTS // a[0].numel())) if iterative.any() else ()
+    for tile in tiles:
+        u[tile], iterative[tile] = solve_iterative(a[tile], f[tile], tolerance)
     if not iterative.all():
         u[~iterative] = solve_direct(a[~iterative], f[~iterative])
     return u
@@ -89,9 +103,14 @@ def _solve_rows(a: Tensor, f: Tensor) -> Tensor:
 
 def is_smooth(a: Tensor) -> Tensor:
     """Whether neighbouring cells of each row differ by at most SMOOTH_RATIO, `(batch,)`."""
-    log = a.log()
-    steps = [log.diff(dim=-1).abs().flatten(1).amax(1), log.diff(dim=-2).abs().flatten(1).amax(1)]
-    return torch.maximum(*steps) <= math.log(SMOOTH_RATIO)
+    pairs = ((a[..., :, 1:], a[..., :, :-1]), (a[..., 1:, :], a[..., :-1, :]))
+    near = [(torch.maximum(x, y) <= SMOOTH_RATIO * torch.minimum(x, y)).flatten(1).all(1) for x, y in pairs]
+    return near[0] & near[1]
+
+
+def _exceeds(a: Tensor, contrast: float) -> Tensor:
+    """Whether largest over smallest of each row is above `contrast`, `(batch,)`."""
+    return a.flatten(1).amax(1) > contrast * a.flatten(1).amin(1)
 
 
 def solve_direct(a: Tensor, f: Tensor) -> Tensor:
@@ -115,31 +134,33 @@ def solve_direct(a: Tensor, f: Tensor) -> Tensor:
     return torch.from_numpy(u).reshape(f.shape).to(f)
 
 
-def solve_iterative(a: Tensor, f: Tensor, rtol: float = 1e-10) -> tuple[Tensor, Tensor]:
-    """Preconditioned conjugate gradients on the batch: u and, `(batch,)`, whether |f - A u| <= rtol |f| was reached.
+def solve_iterative(a: Tensor, f: Tensor, tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor]:
+    """Preconditioned conjugate gradients: u and, `(batch,)`, whether |f - A u| <= tolerance |f| was reached.
 
-    Preconditioner S T S with T the exact inverse for a = 1 (sine transforms) and S a diagonal (`_scaling`).
-    The iteration count does not depend on the grid. A row that has converged is frozen, so that it does not depend
-    on how long its neighbours take.
+    The preconditioner S T S has the exact inverse for a = 1 and a diagonal S (`_scaling`), so that the iteration count
+    does not depend on the grid. It works in float32: r and the residual of the result are those of the float64
+    operator. A row that has converged is frozen, so that it does not depend on how long its neighbours take.
     """
-    stencil, scaling = _stencil(a), _scaling(a)
-    u, r = torch.zeros_like(f), f.clone()
-    target = rtol**2 * _dot(f, f)
+    stencil, precondition = _stencil(a), Preconditioner(_scaling(a))
+    size = f.abs().amax((-2, -1), keepdim=True)
+    size = torch.where(size > 0.0, size, 1.0)  # float32 holds neither 1e-40 nor 1e40
+    u, r = 0.0 * f, f / size  # not zeros: what is not finite stays so
+    target = tolerance**2 * _dot(r, r)
     active = _dot(r, r) > target
-    z = scaling * _inverse_laplacian(scaling * r)
-    p, rho = z, _dot(r, z)
-    for _ in range(MAX_ITERATIONS):
-        if not active.any():
+    p = precondition(r)
+    rho = _dot(r, p)
+    for i in range(MAX_ITERATIONS):
+        if (i % ITERATIONS_BETWEEN_QUESTIONS == 0 or not a.is_cuda) and not active.any():
             break
         q = _matvec(*stencil, p)
         step = torch.where(active, rho / _dot(p, q), 0.0)
         u.addcmul_(step, p)
         r.addcmul_(step, q, value=-1.0)
         active = active & (_dot(r, r) > target)
-        z = scaling * _inverse_laplacian(scaling * r)
+        z = precondition(r)
         rho, before = _dot(r, z), rho
         p = torch.addcmul(z, torch.where(active, rho / before, 0.0), p)
-    return u, ~active.flatten()
+    return u.mul_(size), ~active.flatten()
 
 
 def _scaling(a: Tensor) -> Tensor:
@@ -150,7 +171,9 @@ def _scaling(a: Tensor) -> Tensor:
     """
     diagonal = _stencil(a)[0]
     scaling = torch.sqrt(_stencil(torch.ones_like(a[:1]))[0] / diagonal)
-    return torch.where(is_smooth(a)[:, None, None], scaling, 1.0)
+    # two phases of less than SMOOTH_RATIO look smooth, but their contrast is no more
+    wanted = is_smooth(a) & _exceeds(a, SMOOTH_RATIO)
+    return torch.where(wanted[:, None, None], scaling, 1.0)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
@@ -159,38 +182,63 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 
 def _stencil(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Diagonal, x-face and y-face coefficients, all scaled by 1/h^2."""
-    scale = float(a.shape[-1] ** 2)
-    west = (2.0 * scale) * a[..., :, 1:] * a[..., :, :-1] / (a[..., :, 1:] + a[..., :, :-1])
-    north = (2.0 * scale) * a[..., 1:, :] * a[..., :-1, :] / (a[..., 1:, :] + a[..., :-1, :])
-    edges = (2.0 * scale) * a
+    scale = 2.0 * float(a.shape[-1] ** 2)
+    west = scale * a[..., :, 1:] * a[..., :, :-1] / (a[..., :, 1:] + a[..., :, :-1])
+    north = scale * a[..., 1:, :] * a[..., :-1, :] / (a[..., 1:, :] + a[..., :-1, :])
+    return _diagonal(scale * a, west, north), west, north
+
+
+def _diagonal(edges: Tensor, west: Tensor, north: Tensor) -> Tensor:
+    """Sum of the four faces of every cell; `edges` holds the coefficient of a face on the edge."""
     all_x = torch.cat([edges[..., :, :1], west, edges[..., :, -1:]], -1)
     all_y = torch.cat([edges[..., :1, :], north, edges[..., -1:, :]], -2)
-    diagonal = all_x[..., :, 1:] + all_x[..., :, :-1] + all_y[..., 1:, :] + all_y[..., :-1, :]
-    return diagonal, west, north
+    return all_x[..., :, 1:] + all_x[..., :, :-1] + all_y[..., 1:, :] + all_y[..., :-1, :]
+
+
+def _shares(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives of the x-face coefficients with respect to a on their left and on their right."""
+    scale, total = 2.0 * float(a.shape[-1] ** 2), a[..., :, 1:] + a[..., :, :-1]
+    return scale * (a[..., :, 1:] / total) ** 2, scale * (a[..., :, :-1] / total) ** 2
+
+
+def _stencil_change(a: Tensor, da: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivative of `_stencil` in the direction `da`."""
+    changes = []
+    for value, change in ((a, da), (a.mT, da.mT)):
+        left, right = _shares(value)
+        changes.append(left * change[..., :, :-1] + right * change[..., :, 1:])
+    west, north = changes[0], changes[1].mT
+    return _diagonal(2.0 * float(a.shape[-1] ** 2) * da, west, north), west, north
+
+
+def _sensitivity(a: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Derivative of v . A(a) u with respect to a.
+
+    The form is the sum over inner faces of coefficient (u_i - u_j) (v_i - v_j), and over the edge of 2 n^2 a u v.
+    """
+    inner = torch.zeros_like(a)
+    for x_last in (True, False):
+        left, right = _shares(a if x_last else a.mT)
+        drop = (u if x_last else u.mT).diff(dim=-1) * (v if x_last else v.mT).diff(dim=-1)
+        part = F.pad(left * drop, (0, 1)) + F.pad(right * drop, (1, 0))
+        inner = inner + (part if x_last else part.mT)
+    ones = torch.ones_like(a[:1])
+    sides = _diagonal(ones, torch.zeros_like(ones[..., 1:]), torch.zeros_like(ones[..., 1:, :]))
+    return inner + 2.0 * float(a.shape[-1] ** 2) * sides * u * v
+
+
+def _product(diagonal: Tensor, west: Tensor, north: Tensor, u: Tensor) -> Tensor:
+    """The operator of a stencil times u, for every kind of derivative."""
+    across = F.pad(west * u[..., :, :-1], (1, 0)) + F.pad(west * u[..., :, 1:], (0, 1))
+    along = F.pad(north * u[..., :-1, :], (0, 0, 1, 0)) + F.pad(north * u[..., 1:, :], (0, 0, 0, 1))
+    return diagonal * u - across - along
 
 
 def _matvec(diagonal: Tensor, west: Tensor, north: Tensor, u: Tensor) -> Tensor:
+    """The same in place, half the passes."""
     out = diagonal * u
     out[..., :, 1:].addcmul_(west, u[..., :, :-1], value=-1.0)
     out[..., :, :-1].addcmul_(west, u[..., :, 1:], value=-1.0)
     out[..., 1:, :].addcmul_(north, u[..., :-1, :], value=-1.0)
     out[..., :-1, :].addcmul_(north, u[..., 1:, :], value=-1.0)
     return out
-
-
-def _inverse_laplacian(r: Tensor) -> Tensor:
-    """Exact solution for a = 1: the discrete sines sin(pi k (i + 1/2) / n) diagonalise the operator."""
-    sines, eigenvalues = _sines(r.shape[-1], r.dtype, r.device)
-    basis = sines.expand(len(r), -1, -1)
-    spectrum = torch.bmm(torch.bmm(basis, r), basis.mT) / eigenvalues
-    return torch.bmm(torch.bmm(basis.mT, spectrum), basis)
-
-
-@lru_cache(maxsize=8)
-def _sines(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Orthonormal sine matrix `(mode, point)` and the eigenvalues of the five-point operator."""
-    k = torch.arange(1, n + 1, dtype=torch.float64)
-    matrix = math.sqrt(2.0 / n) * torch.sin(math.pi / n * k[:, None] * (k[None, :] - 0.5))
-    matrix[-1] /= math.sqrt(2.0)
-    one = 4.0 * n * n * torch.sin(math.pi / (2 * n) * k) ** 2
-    return matrix.to(device, dtype), (one[:, None] + one[None, :]).to(device, dtype)

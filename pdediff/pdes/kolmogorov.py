@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from pdediff.errors import ConfigError
 from pdediff.pdes import spectral
-from pdediff.pdes.base import Problem, Variable
+from pdediff.pdes.base import Clock, Problem, Variable
 from pdediff.pdes.random_field import periodic_field
-from pdediff.types import NonNegative, NonNegativeInt, Positive, PositiveInt
+from pdediff.pdes.vorticity import flow_invariants, transport
+from pdediff.types import NonNegative, Positive, PositiveInt
 
 # Spectrum of the initial vorticity: energy near wave number 4, smooth at small scales.
 _ALPHA, _TAU = 6.0, 4.0
@@ -27,7 +28,7 @@ class KolmogorovFlow:
 
     w_t + u . grad w = nu laplace w - drag w - k cos(k y), periodic on (0, 2 pi)^2, all numbers nondimensional.
     Signs: w = v_x - u_y, (u, v) = (psi_y, -psi_x), laplace psi = -w; the force is sin(k y) along x, whose curl is
-    -k cos(k y). Initial vorticity: a Gaussian field of standard deviation `vorticity`, carried over `warm_up` frames.
+    -k cos(k y). Initial vorticity: a Gaussian field of standard deviation `vorticity`, carried over the warm-up.
     Flux form with four transforms, (d_yy - d_xx)(u v) + d_xy(u^2 - v^2) = -u . grad w, 2/3 rule, ETDRK4 in float64
     of step at most 64 `step` / grid, so that (|u| + |v|) k_max h stays near 1, below the limit 2.8 of the scheme.
     Good values: viscosity 1e-3 (Reynolds 1000) is resolved from grid 256 on; at 64 the truncated system is another,
@@ -38,15 +39,14 @@ class KolmogorovFlow:
     formula: ClassVar[str] = "w_t + u . grad w = nu laplace w - drag w - k cos(k y), w = v_x - u_y"
     boundary: ClassVar[str] = "periodic on (0, 2 pi)^2"
     symmetries: ClassVar[str] = "none"
+    levels: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    conserved: ClassVar[Mapping[str, float]] = {"mean": 1e-6}
 
     viscosity: Positive = 1e-3
     drag: NonNegative = 0.1
     forcing: PositiveInt = 4
-    frames: PositiveInt = 64
-    frame_step: Positive = 0.112
-    warm_up: NonNegativeInt = 360
-    step: Positive = 0.01
     vorticity: Positive = 4.0
+    clock: Clock = Clock(frames=64, interval=0.112, step=0.01, warm_up=360)
 
     def variables(self) -> tuple[Variable, ...]:
         """Initial vorticity (input) and vorticity over time (output)."""
@@ -61,38 +61,35 @@ class KolmogorovFlow:
             least = 3 * self.forcing + 1
             raise ConfigError(f"grid={grid} drops the force of wave number {self.forcing}: it must be at least {least}")
         points = 2.0 * np.pi * np.arange(grid) / grid
-        return {"time": self.frame_step * np.arange(self.frames), "y": points, "x": points.copy()}
+        return {"time": self.clock.times(), "y": points, "x": points.copy()}
 
-    def draw(self, seeds: Sequence[int], grid: int) -> Problem:
+    def draw(self, seeds: Sequence[int], grid: int, device: torch.device | str = "cpu") -> Problem:
         """Vorticity after the warm-up, `(batch, y, x)`. Raises ConfigError where the grid drops the force."""
         self.coordinates(grid)
-        start = self.vorticity * periodic_field(seeds, grid, _ALPHA, _TAU)
-        return Problem({"initial": self._evolve(start, 1, self.warm_up)[:, 0]})
+        start = self.vorticity * periodic_field(seeds, grid, _ALPHA, _TAU).to(device)
+        return Problem({"initial": spectral.evolve(self, start, _box(start), self._clock(grid), warm=True)})
 
     def solve(self, problem: Problem) -> dict[str, Tensor]:
         """Trajectory `(batch, time, y, x)` from `initial`, its first frame; differentiable in `initial`."""
-        initial = problem.fields["initial"].double()
-        return {"initial": initial, "vorticity": self._evolve(initial, self.frames, 0)}
+        initial = problem.fields["initial"]
+        vorticity = spectral.evolve(self, initial, _box(initial), self._clock(initial.shape[-1]))
+        return {"initial": initial, "vorticity": vorticity}
 
     def residual(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Defect of each frame after one `frame_step` of the integrator, per unit time, `(batch, time - 1, y, x)`."""
+        """Defect of each frame after one interval of the integrator, per unit time, `(batch, time - 1, y, x)`."""
         w = fields["vorticity"]
-        return spectral.step_residual(self, w, _box(w), self.frame_step, self._step(w.shape[-1]))
+        return spectral.step_residual(self, w, _box(w), self._clock(w.shape[-1]))
 
     def invariants(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`mean` vorticity (stays 0), `energy` (mean |u|^2 / 2) and `enstrophy` (mean w^2 / 2), `(batch, time)`."""
-        w = fields["vorticity"]
-        modes = spectral.Modes(w.shape[-1], 2, _box(w))
-        velocity = modes.to_space(_velocity_factors(modes).unsqueeze(1) * modes.project(w))
-        energy = 0.5 * velocity.square().sum(0).mean((-2, -1))
-        return {"mean": w.mean((-2, -1)), "energy": energy, "enstrophy": 0.5 * w.square().mean((-2, -1))}
+        return flow_invariants(fields["vorticity"], _box(fields["vorticity"]))
 
     def inner_description(self, grid: int) -> dict[str, object]:
         """Integrator, inner step and dealiasing."""
-        steps = spectral.substeps(self.frame_step, self._step(grid))
+        clock = self._clock(grid)
         return {
             "method": "Fourier pseudo-spectral vorticity, flux form, ETDRK4",
-            "step": self.frame_step / steps,
+            "step": clock.interval / clock.steps,
             "dealiasing": "2/3 rule",
         }
 
@@ -102,34 +99,14 @@ class KolmogorovFlow:
 
     def nonlinear(self, modes: spectral.Modes) -> Callable[[Tensor], Tensor]:
         """Transport in flux form, and the curl of the force."""
-        k_y, k_x = modes.k
-        velocity_factors = _velocity_factors(modes)
-        mixed, crossed = k_x**2 - k_y**2, -k_x * k_y
-        force = torch.zeros_like(mixed)
+        force = torch.zeros_like(modes.squared)
         force[..., [self.forcing, -self.forcing], 0] = -0.5 * self.forcing
-        flux_factors = torch.stack([mixed, crossed]).to(torch.complex128)
+        force, advect = modes.cast(force), transport(modes)
+        return lambda w: advect(w) + force
 
-        def transport(w: Tensor) -> Tensor:
-            u, v = modes.to_space(velocity_factors * w).unbind(0)
-            flux = flux_factors * modes.to_modes(torch.stack([u * v, (u - v) * (u + v)]))
-            return flux[0] + flux[1] + force
-
-        return transport
-
-    def _evolve(self, start: Tensor, frames: int, warm_up: int) -> Tensor:
-        h = self._step(start.shape[-1])
-        return spectral.evolve(self, start, _box(start), frames, self.frame_step, h, warm_up)
-
-    def _step(self, grid: int) -> float:
-        return self.step * 64.0 / grid
+    def _clock(self, grid: int) -> Clock:
+        return replace(self.clock, step=self.clock.step * 64.0 / grid)
 
 
 def _box(like: Tensor) -> Tensor:
     return torch.full((1,), 2.0 * math.pi, dtype=torch.float64, device=like.device)
-
-
-def _velocity_factors(modes: spectral.Modes) -> Tensor:
-    """Factors of w that give u and v, `(2, 1, *modes)`; the mean flow is zero."""
-    k_y, k_x = modes.k
-    inverse = torch.where(modes.squared > 0, 1.0 / modes.squared.clamp(min=1e-300), 0.0)
-    return torch.stack([1j * k_y * inverse, -1j * k_x * inverse])

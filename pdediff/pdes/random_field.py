@@ -32,6 +32,19 @@ def cosine_field(seeds: Sequence[int], grid: int, alpha: float, tau: float) -> T
     return torch.from_numpy(fields)
 
 
+@lru_cache(maxsize=8)
+def cosine_deviation(alpha: float, tau: float, corner: bool = False) -> float:
+    """Standard deviation of `cosine_field`, averaged over the square or in a corner, where it is largest; modes to 256.
+
+    It is bounded on all grids for alpha above 1 only.
+    """
+    k = np.arange(257)
+    power = tau ** (2.0 * alpha - 2.0) * (np.pi**2 * (k[:, None] ** 2 + k**2) + tau**2) ** -alpha
+    power[0, 0] = 0.0
+    peak = np.where((k > 0) & corner, 2.0, 1.0)  # square of a normalised cosine at 0
+    return float(np.sqrt(peak @ power @ peak))
+
+
 def _stream(seed: int) -> np.random.Generator:
     """Generator whose normals come one after the other, so a longer draw continues a shorter one."""
     return np.random.Generator(np.random.PCG64(seed))
@@ -45,42 +58,47 @@ def _cosine_order(grid: int) -> tuple[np.ndarray, np.ndarray]:
     return k_y[order], k_x[order]
 
 
-def periodic_field(seeds: Sequence[int], grid: int, alpha: float, tau: float) -> Tensor:
-    """Zero-mean Gaussian fields on the periodic box (0, 2 pi)^2, unit variance, `(len(seeds), grid, grid)`, float64.
+def periodic_field(seeds: Sequence[int], grid: int, alpha: float, tau: float, dims: int = 2) -> Tensor:
+    """Zero-mean Gaussian fields on the periodic box (0, 2 pi)^dims, unit variance, `(len(seeds), *[grid] * dims)`.
 
-    Covariance proportional to (-laplace + tau^2)^(-alpha); modes below grid / 3 only, the live ones of the 2/3 rule.
-    A finer grid adds modes and keeps the others (the variance counts the modes up to 64: it is below 1 on
-    coarse grids).
+    Covariance proportional to (-laplace + tau^2)^(-alpha), float64; modes below grid / 3 only, the live ones of the 2/3
+    rule. A finer grid adds modes and keeps the others (the variance counts the modes up to 64: it is below 1 on
+    coarse grids). In a box of side L the same array has the covariance of tau * 2 pi / L.
     """
-    limit = (grid - 1) // 3
-    k_x, k_y = _half_plane(limit)
-    scale = _spectrum(k_x, k_y, alpha, tau) / _deviation(alpha, tau)
-    fields = torch.empty((len(seeds), grid, grid), dtype=torch.float64)
+    modes = _half_space((grid - 1) // 3, dims)
+    scale = _spectrum(modes, alpha, tau) / periodic_deviation(alpha, tau, dims)
+    fields = torch.empty((len(seeds), *[grid] * dims), dtype=torch.float64)
+    flat = modes[-1] == 0
+    mirror = tuple(-k[flat] for k in modes[:-1])
     for row, seed in zip(fields, seeds, strict=True):
-        real, imaginary = _stream(seed).standard_normal(2 * len(k_x)).reshape(-1, 2).T
-        half = np.zeros((grid, grid // 2 + 1), dtype=np.complex128)
-        half[k_y, k_x] = scale * (real + 1j * imaginary)
-        column = k_x == 0
-        half[-k_y[column], 0] = half[k_y[column], 0].conj()
-        row[:] = torch.from_numpy(scipy.fft.irfft2(half, s=(grid, grid), norm="forward"))
+        real, imaginary = _stream(seed).standard_normal(2 * len(scale)).reshape(-1, 2).T
+        half = np.zeros((*[grid] * (dims - 1), grid // 2 + 1), dtype=np.complex128)
+        half[modes] = scale * (real + 1j * imaginary)
+        if dims > 1:  # the half space k_x >= 0 holds both of a pair of conjugates where k_x = 0
+            half[(*mirror, 0)] = half[tuple(k[flat] for k in modes)].conj()
+        row[:] = torch.from_numpy(scipy.fft.irfftn(half, s=(grid,) * dims, norm="forward"))
     return fields
 
 
-def _spectrum(k_x: np.ndarray, k_y: np.ndarray, alpha: float, tau: float) -> np.ndarray:
-    return (k_x**2 + k_y**2 + tau**2) ** (-alpha / 2.0)
+@lru_cache(maxsize=8)
+def periodic_deviation(alpha: float, tau: float, dims: int) -> float:
+    """Standard deviation of the sum of c_k exp(i k x), 0 < max|k_j| <= 64, E|c_k|^2 = 2 (|k|^2 + tau^2)^(-alpha)."""
+    # the modes of one half space stand for both
+    return float(np.sqrt(4.0 * np.sum(_spectrum(_half_space(64, dims), alpha, tau) ** 2)))
+
+
+def _spectrum(modes: tuple[np.ndarray, ...], alpha: float, tau: float) -> np.ndarray:
+    return (sum(k**2 for k in modes) + tau**2) ** (-alpha / 2.0)
 
 
 @lru_cache(maxsize=8)
-def _deviation(alpha: float, tau: float) -> float:
-    """Standard deviation of the field before scaling; the modes of one half plane stand for both."""
-    return float(np.sqrt(4.0 * np.sum(_spectrum(*_half_plane(64), alpha, tau) ** 2)))
-
-
-@lru_cache(maxsize=8)
-def _half_plane(limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Modes (k_x, k_y) of one half plane by shells of max(|k_x|, |k_y|), those of a smaller limit first."""
-    k_x, k_y = np.meshgrid(np.arange(limit + 1), np.arange(-limit, limit + 1), indexing="ij")
-    half = (k_x > 0) | (k_y > 0)
-    k_x, k_y = k_x[half], k_y[half]
-    order = np.lexsort((k_y, k_x, np.maximum(k_x, np.abs(k_y))))
-    return k_x[order], k_y[order]
+def _half_space(limit: int, dims: int) -> tuple[np.ndarray, ...]:
+    """Modes of one half space, in array order, by shells of max |k_j|: those of a smaller limit first."""
+    both = np.arange(-limit, limit + 1)
+    modes = [k.ravel() for k in np.meshgrid(*[both] * (dims - 1), np.arange(limit + 1), indexing="ij")]
+    half = np.zeros(len(modes[0]), dtype=bool)
+    for k in modes:  # the last axis that is not zero decides
+        half = (k > 0) | ((k == 0) & half)
+    modes = [k[half] for k in modes]
+    order = np.lexsort((*modes, np.max(np.abs(modes), axis=0)))
+    return tuple(k[order] for k in modes)

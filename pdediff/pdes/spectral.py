@@ -1,200 +1,144 @@
-"""Semilinear periodic equations v_t = L v + N(v): a batched spectral ETDRK4 integrator, differentiable by autograd."""
+"""Semilinear periodic equations v_t = L v + N(v): a batched spectral integrator, differentiable by autograd."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Protocol
+from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.forward_ad import unpack_dual
 
-CONTOUR_POINTS = 32
-# Working sets beyond this many points leave the cache and cost up to twice as much per row.
-TILE_POINTS = 65536
+from pdediff.pdes.base import Clock
+from pdediff.pdes.etdrk import ETDRK, Order
+from pdediff.pdes.modes import Modes, Semilinear, keep_freed_memory, spare
+from pdediff.pdes.trajectory import INTERVAL, Run, Trajectory
 
+__all__ = ["ETDRK", "Modes", "Order", "Semilinear", "evolve", "spare", "step_residual"]
 
-class Modes:
-    """Fourier modes of a periodic box of equal sides: wave numbers, transforms and the 2/3 rule.
+TILE_BYTES = {"cpu": 2**19}
+"""Size of the values of one tile, by device: larger ones leave the cache, smaller ones pay for the calls."""
 
-    Spectra are Fourier coefficients (independent of the grid), complex128 `(batch, *modes)`; `live` names the modes
-    |m| < n/3 of every axis. The last axis holds m >= 0 only and ends soon after the last live mode, the others all n.
-    `length` is the side of each row's box, `(batch,)` or `(1,)`.
-    """
-
-    def __init__(self, points: int, dims: int, length: Tensor) -> None:
-        last = (points - 1) // 3 + 1
-        # Rows of a multiple of 8 numbers leave no remainder to the processor's vectors: remainders round differently,
-        # and the bits of a row would depend on its place in the batch.
-        self.kept = min(-(-last // 8) * 8, points // 2 + 1)
-        self.points, self.dims = points, dims
-        numbers = torch.fft.fftfreq(points, 1.0 / points, dtype=torch.float64, device=length.device)
-        unit = (2.0 * math.pi / length.double()).reshape(-1, *[1] * dims)
-        axes, live = [], torch.ones((), dtype=torch.bool, device=length.device)
-        for axis in range(dims):
-            m = numbers[: self.kept].abs() if axis == dims - 1 else numbers
-            m = m.reshape(-1, *[1] * (dims - 1 - axis))
-            axes.append(unit * m)
-            live = live & (m.abs() < last)
-        self.live = live
-        self.k = tuple(axes)
-        """Wave numbers 2 pi m / length of each axis, in array order, broadcastable to a spectrum."""
-        squared = torch.zeros((), dtype=torch.float64, device=length.device)
-        for k in axes:
-            squared = squared + k * k
-        self.squared = squared
-
-    def to_space(self, spectrum: Tensor) -> Tensor:
-        """Values on the grid, float64."""
-        for axis in range(-self.dims, -1):
-            spectrum = torch.fft.ifft(spectrum, dim=axis, norm="forward")
-        return torch.fft.irfft(spectrum, n=self.points, norm="forward")
-
-    def to_modes(self, values: Tensor) -> Tensor:
-        """Coefficients of the kept modes; modes that are not `live` are not yet zero."""
-        spectrum = torch.fft.rfft(values, norm="forward")[..., : self.kept]
-        for axis in range(-self.dims, -1):
-            spectrum = torch.fft.fft(spectrum, dim=axis, norm="forward")
-        return spectrum
-
-    def project(self, values: Tensor) -> Tensor:
-        """Coefficients of the live modes of float64 values: where every solution starts."""
-        return self.to_modes(values.double()) * self.live
-
-
-class Semilinear(Protocol):
-    """What one equation has to give to be integrated."""
-
-    def symbol(self, modes: Modes) -> Tensor:
-        """L of each mode, real or complex, broadcastable to a spectrum `(batch, *modes)`."""
-        ...
-
-    def nonlinear(self, modes: Modes) -> Callable[[Tensor], Tensor]:
-        """N as a map of spectra; modes that are not live may hold anything, the integrator drops them."""
-        ...
-
-
-@dataclass(frozen=True)
-class ETDRK4:
-    """Exponential time differencing, fourth order (Cox and Matthews 2002, equations 26-29).
-
-    Coefficients by contour integrals over the full circle (Kassam and Trefethen 2005, section 3): taking the real
-    part of half a circle would be wrong for complex L (dispersion), where it leaves first order.
-    """
-
-    whole: Tensor
-    half: Tensor
-    q: Tensor
-    f1: Tensor
-    f2: Tensor
-    f3: Tensor
-    nonlinear: Callable[[Tensor], Tensor]
-
-    @staticmethod
-    def build(pde: Semilinear, modes: Modes, h: float) -> ETDRK4:
-        """Coefficients of one step `h`, complex128 inside; the 2/3 rule is folded into them."""
-        symbol = pde.symbol(modes)
-        hl = h * symbol
-        q, f1, f2, f3 = (torch.zeros_like(hl, dtype=torch.complex128) for _ in range(4))
-        for j in range(CONTOUR_POINTS):
-            angle = 2.0 * math.pi * (j + 0.5) / CONTOUR_POINTS
-            z = hl + complex(math.cos(angle), math.sin(angle))
-            e, z2 = torch.exp(z), z * z
-            z3 = z2 * z
-            q += (torch.exp(0.5 * z) - 1.0) / z
-            f1 += (-4.0 - z + e * (4.0 - 3.0 * z + z2)) / z3
-            f2 += 2.0 * (2.0 + z + e * (z - 2.0)) / z3
-            f3 += (-4.0 - 3.0 * z - z2 + e * (4.0 - z)) / z3
-        kernels = [torch.exp(hl), torch.exp(0.5 * hl), *(h / CONTOUR_POINTS * c for c in (q, f1, f2, f3))]
-        if not symbol.is_complex():  # the circle is symmetric about the real axis: imaginary parts are rounding
-            kernels = [c.real[..., None].expand(*c.shape, 2) for c in kernels]
-        live = modes.live if symbol.is_complex() else modes.live[..., None]
-        return ETDRK4(*((c * live).contiguous() for c in kernels), nonlinear=pde.nonlinear(modes))
-
-    def step(self, v: Tensor) -> Tensor:
-        """Spectrum one step later."""
-        n_v = self._parts(self.nonlinear(v))
-        parts = self._parts(v)
-        half = self.half * parts
-        a = torch.addcmul(half, self.q, n_v)
-        n_a = self._parts(self.nonlinear(self._join(a)))
-        b = torch.addcmul(half, self.q, n_a)
-        n_b = self._parts(self.nonlinear(self._join(b)))
-        c = torch.addcmul(self.half * a, self.q, torch.add(-n_v, n_b, alpha=2.0))
-        n_c = self._parts(self.nonlinear(self._join(c)))
-        out = torch.addcmul(self.whole * parts, self.f1, n_v)
-        out = torch.addcmul(out, self.f2, n_a + n_b)
-        return self._join(torch.addcmul(out, self.f3, n_c))
-
-    def _parts(self, v: Tensor) -> Tensor:
-        """Real and imaginary parts where L is real: half the multiplications."""
-        return v if self.q.is_complex() else torch.view_as_real(v)
-
-    def _join(self, v: Tensor) -> Tensor:
-        return v if self.q.is_complex() else torch.view_as_complex(v)
-
-    def advance(self, v: Tensor, steps: int) -> Tensor:
-        """Spectrum `steps` steps later."""
-        for _ in range(steps):
-            v = self.step(v)
-        return v
-
-
-def substeps(interval: float, h: float) -> int:
-    """Number of equal steps of at most `h` that fill `interval`."""
-    return max(1, math.ceil(interval / h - 1e-9))
+DEVICE_TILE_BYTES = 2**27
+"""The same on devices not named above: enough to fill them, about 3 GB with all that a step needs."""
 
 
 def evolve(
-    pde: Semilinear, initial: Tensor, length: Tensor, frames: int, interval: float, h: float, warm_up: int = 0
+    equation: Semilinear,
+    initial: Tensor,
+    length: Tensor,
+    clock: Clock,
+    *,
+    parameters: Mapping[str, Tensor] = MappingProxyType({}),
+    components: bool = False,
+    interval: Tensor | None = None,
+    warm: bool = False,
+    order: Order = 4,
 ) -> Tensor:
-    """Frames `(batch, frames, *space)`, float64, `interval` apart; the first is `initial` after `warm_up` intervals.
+    """Frames `(batch, frames, [component,] *space)` from `initial` `(batch, [component,] *space)`, its live modes.
 
-    Inner steps of at most `h`; under autograd each frame is recomputed in the backward pass (one spectrum per frame
-    is kept). Rows run in tiles that fit the cache. The first frame is the projection of `initial` on the live modes.
+    With `warm` the state after the warm-up instead, `(batch, [component,] *space)`. `length` `(batch,)` or `(1,)` is
+    the side of the box, `parameters` are numbers `(batch,)` or fields `(batch, *space)` that the equation reads,
+    `interval` is the time between frames of each row (default: the clock's; the number of inner steps is the clock's
+    always), `order` that of the scheme (Cox and Matthews 2002). Times and lengths in the units of the equation. Rows
+    run in tiles that fit the cache.
+
+    Differentiable in `initial`, `length`, `parameters` and `interval`: backwards by the adjoint, which keeps one
+    spectrum per frame, forwards and under `torch.func` operation by operation.
     """
-    if initial.ndim == 2 and len(initial) == 1:  # a lone 1-D transform takes another path and rounds differently
-        pair = evolve(pde, initial.expand(2, *initial.shape[1:]), length, frames, interval, h, warm_up)
-        return pair[:1]
-    points, dims = initial.shape[-1], initial.ndim - 1
-    steps = substeps(interval, h)
-    tiles = []
-    for rows in _tiles(len(initial), points**dims):
-        modes = Modes(points, dims, length[rows] if len(length) > 1 else length)
-        stepper = ETDRK4.build(pde, modes, interval / steps)
-        v = modes.project(initial[rows])
-        for _ in range(warm_up):
-            v = _frame(stepper, v, steps)
-        spectra = [v]
-        for _ in range(frames - 1):
-            v = _frame(stepper, v, steps)
-            spectra.append(v)
-        tiles.append(modes.to_space(torch.stack(spectra, 1)))
-    return torch.cat(tiles)
+    parameters = dict(parameters)
+    if interval is not None:
+        parameters[INTERVAL] = interval
+    rows = len(initial)
+    if initial.ndim == 2 and rows == 1:  # a lone 1-D transform takes another path and rounds differently
+        initial, length = initial.expand(2, -1), length.expand(2)
+        parameters = {name: value.expand(2, *value.shape[1:]) for name, value in parameters.items()}
+    names = tuple(parameters)
+    tensors = (initial, length, *parameters.values())
+    run = Run(equation, clock, names, components, order)
+    times = [clock.warm_up] if warm else list(range(clock.frames))
+    frames = _evolve(run, tensors, times)[:rows]
+    return frames[:, 0] if warm else frames
 
 
-def step_residual(pde: Semilinear, values: Tensor, length: Tensor, interval: float, h: float) -> Tensor:
-    """(next frame - frame carried `interval` forward) / interval, `(batch, frames - 1, *space)`: what is left of v_t.
+def _evolve(run: Run, tensors: Sequence[Tensor], times: Sequence[int]) -> Tensor:
+    """Frames at `times`, in the way that the caller's kind of differentiation asks for."""
+    keep_freed_memory()
+    initial = tensors[0]
+    tiles = _tiles(initial, run.clock.dtype, run.components)
+    if torch._C._are_functorch_transforms_active() or any(unpack_dual(t).tangent is not None for t in tensors):
+        with torch.enable_grad():  # no arithmetic in place
+            return torch.cat([run.tile(_rows(tensors, tile)).stacked(times) for tile in tiles])
+    backwards = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    out = _empty((len(initial), len(times), *initial.shape[1:]), run.clock, initial.device)
+    recorded = []
+    for part in tiles:
+        rows = _rows(tensors, part)
+        tile = run.tile([t.detach() for t in rows])
+        if torch.is_grad_enabled() and tile.tracked:  # the equation itself holds what is differentiated
+            recorded.append(run.tile(rows).stacked(times))
+        elif backwards:
+            recorded.append(Trajectory.apply(run, tile, times, *rows))
+        else:
+            tile.fill(out[part], times)
+    return torch.cat(recorded) if recorded else out
 
-    Zero to rounding for a float64 solution, about 1e-7 |v| / interval for one stored in float32.
+
+def step_residual(
+    equation: Semilinear,
+    values: Tensor,
+    length: Tensor,
+    clock: Clock,
+    *,
+    parameters: Mapping[str, Tensor] = MappingProxyType({}),
+    components: bool = False,
+    interval: Tensor | None = None,
+    order: Order = 4,
+) -> Tensor:
+    """(next frame - frame carried one interval forward) / interval, `(batch, frames - 1, ...)`: what is left of v_t.
+
+    Zero to rounding for the solver's own output, about 1e-7 |v| / interval for one stored in float32.
     """
     batch, frames = values.shape[:2]
-    lengths = length.expand(batch).repeat_interleave(frames - 1)
-    carried = evolve(pde, values[:, :-1].flatten(0, 1), lengths, 2, interval, h)[:, 1]
-    return (values[:, 1:] - carried.reshape(values[:, 1:].shape)) / interval
+    repeated = {
+        name: value.expand(batch, *value.shape[1:]).repeat_interleave(frames - 1, 0)
+        for name, value in parameters.items()
+    }
+    times = torch.full_like(length, clock.interval) if interval is None else interval
+    times = times.expand(batch).repeat_interleave(frames - 1)
+    carried = evolve(
+        equation,
+        values[:, :-1].flatten(0, 1),
+        length.expand(batch).repeat_interleave(frames - 1),
+        replace(clock, frames=2),
+        parameters=repeated,
+        components=components,
+        interval=None if interval is None else times,
+        order=order,
+    )[:, 1]
+    defect = (values[:, 1:].flatten(0, 1) - carried) / times.reshape(-1, *[1] * (carried.ndim - 1))
+    return defect.unflatten(0, (batch, frames - 1))
 
 
-def _frame(stepper: ETDRK4, v: Tensor, steps: int) -> Tensor:
-    if torch.is_grad_enabled() and v.requires_grad:
-        return checkpoint(stepper.advance, v, steps, use_reentrant=False)
-    return stepper.advance(v, steps)
+def _empty(shape: tuple[int, ...], clock: Clock, device: torch.device) -> Tensor:
+    """Memory for frames; numpy's comes in huge pages, which take a third of the time to map."""
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=clock.dtype, device=device)
+    return torch.from_numpy(np.empty(shape, dtype=clock.precision))
 
 
-def _tiles(rows: int, points: int) -> list[slice]:
+def _rows(tensors: Sequence[Tensor], part: slice) -> list[Tensor]:
+    return [t[part] if len(t) > 1 else t for t in tensors]
+
+
+def _tiles(initial: Tensor, dtype: torch.dtype, components: bool) -> list[slice]:
     """Tiles of even sizes, so that none of several holds a lone row."""
-    count = -(-rows // max(1, TILE_POINTS // points))
+    dims, rows = initial.ndim - 1 - components, len(initial)
+    size = TILE_BYTES.get(initial.device.type, DEVICE_TILE_BYTES) // (math.prod(initial.shape[1:]) * dtype.itemsize)
+    count = -(-rows // max(2 if dims == 1 else 1, size))
     bounds = [rows * i // count for i in range(count + 1)]
     return [slice(start, stop) for start, stop in pairwise(bounds)]

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from pdediff.pdes import PDE, Darcy, KolmogorovFlow, KuramotoSivashinsky
+sys.path.insert(0, str(Path(__file__).parent))
 
-SMALL: dict[str, tuple[PDE, int]] = {
-    "two_phase": (Darcy(), 16),
-    "log_normal": (Darcy(permeability="log_normal"), 32),
-    "ks": (KuramotoSivashinsky(length=22.0, frames=4, warm_up=10), 32),
-    "kolmogorov": (KolmogorovFlow(viscosity=1e-2, frames=3, warm_up=2), 32),
-}
+import verification
+
+from pdediff.pdes import PDE
+
+SMALL = verification.small()
 
 
 @pytest.fixture(params=list(SMALL))
 def small(request: pytest.FixtureRequest) -> tuple[PDE, int]:
     """An equation and a grid on which it takes milliseconds."""
+    return SMALL[request.param]
+
+
+@pytest.fixture(params=[name for name, (pde, _) in SMALL.items() if pde.clock is not None])
+def moving(request: pytest.FixtureRequest) -> tuple[PDE, int]:
+    """The small equations that have a clock."""
     return SMALL[request.param]

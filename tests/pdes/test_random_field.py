@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scipy.fft
 import torch
 
-from pdediff.pdes.random_field import cosine_field, periodic_field
+from pdediff.pdes.random_field import cosine_field, periodic_deviation, periodic_field
 
 
 def test_cosine_field_is_the_same_field_on_a_finer_grid() -> None:
@@ -31,11 +32,31 @@ def test_cosine_field_has_its_covariance() -> None:
     assert np.abs(field.mean((1, 2))).max() < 1e-14
 
 
-def test_periodic_field_is_the_same_field_on_a_finer_grid() -> None:
-    coarse, fine = (torch.fft.fft2(periodic_field((5, 6), n, 4.0, 3.0), norm="forward") for n in (16, 48))
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_periodic_field_is_the_same_field_on_a_finer_grid(dims: int) -> None:
+    axes = tuple(range(1, dims + 1))
+    coarse, fine = (
+        torch.fft.fftn(periodic_field((5, 6), n, 4.0, 3.0, dims), dim=axes, norm="forward") for n in (16, 48)
+    )
     live = torch.arange(-5, 6)
-    pick = (slice(None), live[:, None], live[None, :])
+    pick = (slice(None), *torch.meshgrid(*[live] * dims, indexing="ij"))
     torch.testing.assert_close(fine[pick], coarse[pick], atol=1e-15, rtol=0.0)
+    assert (coarse.abs() > 1e-12).sum() == 2 * (11**dims - 1), "every live mode but the mean, and no other"
+
+
+def test_periodic_field_of_two_dimensions_keeps_its_numbers() -> None:
+    # stored data sets were drawn from these
+    field = periodic_field((3,), 12, 6.0, 4.0)
+    expected = torch.tensor([1.332474579993649, 1.511268353449471, 1.5303658717196014], dtype=torch.float64)
+    torch.testing.assert_close(field[0, 3, :3], expected, atol=1e-14, rtol=0.0)
+
+
+def test_deviation_of_one_dimension_by_hand() -> None:
+    # variance: 2 sum over k > 0 of 2 (k^2 + 4)^-2, of which k = 1, 2, 3 give 4 (1/25 + 1/64 + 1/169)
+    k = torch.arange(1.0, 65.0, dtype=torch.float64)
+    assert abs(periodic_deviation(2.0, 2.0, 1) - float((4.0 * (k**2 + 4.0) ** -2).sum().sqrt())) < 1e-14
+    field = periodic_field(range(3000), 48, 2.0, 2.0, 1)
+    assert abs(field.square().mean().sqrt() - 1.0) < 0.02
 
 
 def test_periodic_field_has_unit_variance_and_its_spectrum() -> None:
