@@ -89,6 +89,13 @@ class Runtime:
         """The device for work in this process, such as training."""
         return resolve_device(self.device)
 
+    @property
+    def lanes(self) -> int:
+        """Items that are computed at a time; inside `open` the number of workers that there are."""
+        if self.cluster == "inline":
+            return 1
+        return self._sessions[0].size if self._sessions else self.workers
+
     @contextmanager
     def open(self) -> Iterator[Runtime]:
         """Start the cluster once for several maps (a map outside starts and ends its own)."""

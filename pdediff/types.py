@@ -45,6 +45,7 @@ class Purpose(IntEnum):
     CALIBRATION = 9
     OPTIMISER = 10
     SPLIT = 11
+    PILOT = 12
 
 
 def derive(root: int, purpose: Purpose, *index: int) -> int:

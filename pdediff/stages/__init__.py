@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pdediff.stages.benchmarking import benchmark
     from pdediff.stages.evaluation import evaluate
     from pdediff.stages.generation import generate
     from pdediff.stages.reconstruction import reconstruct
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pdediff.stages.training import train
 
 _HOME = {
+    "benchmark": "benchmarking",
     "evaluate": "evaluation",
     "generate": "generation",
     "reconstruct": "reconstruction",
@@ -23,7 +25,7 @@ _HOME = {
     "verify": "repairs",
 }
 
-__all__ = ["evaluate", "generate", "reconstruct", "repair", "sample", "train", "verify"]
+__all__ = ["benchmark", "evaluate", "generate", "reconstruct", "repair", "sample", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,16 +6,32 @@ is not part of it.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, Le, MinLen
-from pydantic import AfterValidator, BaseModel, Discriminator, Tag, model_validator
+from pydantic import BaseModel, Discriminator, Tag, model_validator
 
-from pdediff.config import STRICT, canonical
-from pdediff.types import Fraction, NonNegativeInt, Positive, PositiveInt, Seed
+from pdediff.config import STRICT
+from pdediff.stages.benchmark_config import BenchmarkConfig
+from pdediff.stages.generation_config import GenerateConfig, SplitConfig
+from pdediff.stages.options import (
+    Count,
+    FieldName,
+    Grid,
+    Name,
+    NetworkNode,
+    NoiseNode,
+    PosteriorNode,
+    SamplerNode,
+    Steps,
+    Threads,
+    Tile,
+    matching,
+)
+from pdediff.types import NonNegativeInt, Positive, PositiveInt, Seed
 
 __all__ = [
+    "BenchmarkConfig",
     "CalibrationConfig",
     "ComputeConfig",
     "DemoConfig",
@@ -31,34 +47,6 @@ __all__ = [
     "TrainConfig",
 ]
 
-NAME = r"[a-z0-9][a-z0-9_.-]{0,63}"
-IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
-
-
-def _matching(pattern: str, what: str) -> AfterValidator:
-    compiled = re.compile(pattern, re.ASCII)
-
-    def check(text: str) -> str:
-        if not compiled.fullmatch(text):
-            raise ValueError(f"is not {what}")
-        return text
-
-    return AfterValidator(check)
-
-
-Name = Annotated[str, _matching(NAME, "a name (a-z, 0-9, '_', '.', '-'; at most 64; starts with a letter or digit)")]
-FieldName = Annotated[str, _matching(IDENTIFIER, "the name of a field")]
-PdeNode = Annotated[dict[str, Any], canonical("pde")]
-NetworkNode = Annotated[dict[str, Any], canonical("network")]
-NoiseNode = Annotated[dict[str, Any], canonical("noise")]
-SamplerNode = Annotated[dict[str, Any], canonical("sampler")]
-PosteriorNode = Annotated[dict[str, Any], canonical("posterior")]
-Grid = Annotated[int, Interval(ge=4, le=4096)]
-Count = Annotated[int, Interval(ge=1, le=100_000_000)]
-Tile = Annotated[int, Interval(ge=1, le=65_536)]
-Steps = Annotated[int, Interval(ge=1, le=10_000)]
-Threads = Annotated[int, Interval(ge=1, le=1024)]
-
 
 class _Config(BaseModel):
     model_config = STRICT
@@ -70,45 +58,6 @@ class _Levels(_Config):
         low, high = getattr(self, "sigma_min", 0.0), getattr(self, "sigma_max", 1.0)
         if low >= high:
             raise ValueError(f"sigma_min={low:g} must be less than sigma_max={high:g}")
-        return self
-
-
-class SplitConfig(_Config):
-    """Shares of the samples for training, validation and test."""
-
-    train: Fraction = 0.9
-    valid: Fraction = 0.05
-    test: Fraction = 0.05
-
-    @model_validator(mode="after")
-    def _whole(self) -> SplitConfig:
-        total = self.train + self.valid + self.test
-        if abs(total - 1.0) > 1e-9:
-            raise ValueError(f"train + valid + test = {total:g} must be 1")
-        return self
-
-
-class GenerateConfig(_Config):
-    """A data set: `samples` problems of `pde` on `grid` points a side.
-
-    `shard` samples are one file and one unit of work, computed `tile` at a time; the run fails if more than the
-    share `max_rejected` of the samples is rejected.
-    """
-
-    name: Name | None = None
-    pde: PdeNode
-    samples: Count = 1024
-    grid: Grid = 64
-    seed: Seed = 0
-    tile: Tile = 8
-    shard: Tile = 64
-    split: SplitConfig = SplitConfig()
-    max_rejected: Fraction = 0.01
-
-    @model_validator(mode="after")
-    def _aligned(self) -> GenerateConfig:
-        if self.shard % self.tile:
-            raise ValueError(f"shard={self.shard} must be a multiple of tile={self.tile}")
         return self
 
 
@@ -273,7 +222,7 @@ class SlurmConfig(_Config):
     prologue: list[str] = []
 
 
-Memory = Annotated[str, _matching(r"auto|[0-9]+(\.[0-9]+)? ?[MG]i?B", "'auto' or a size such as 4GiB")]
+Memory = Annotated[str, matching(r"auto|[0-9]+(\.[0-9]+)? ?[MG]i?B", "'auto' or a size such as 4GiB")]
 
 
 class ComputeConfig(_Config):

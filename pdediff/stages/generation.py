@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +10,45 @@ import numpy as np
 
 from pdediff import config as configs
 from pdediff.errors import RejectedError
-from pdediff.pdes import PDE, check
-from pdediff.runtime import Runtime
-from pdediff.stages.configs import GenerateConfig
+from pdediff.pdes import PDE
+from pdediff.runtime import Device, Runtime, resolve_device
 from pdediff.stages.folders import VERSION, output_folder, rejected_of
-from pdediff.store import ArraySpec, Receipt, Schema, Writer, create, is_complete, write_shard
-from pdediff.types import Purpose, derive, derive_many
+from pdediff.stages.generation_config import GenerateConfig
+from pdediff.stages.generation_layout import resolved
+from pdediff.stages.generation_plan import Plan, make_plan
+from pdediff.stages.generation_schema import schema_of
+from pdediff.stages.generation_tile import duplicates, solve_tile
+from pdediff.store import (
+    Receipt,
+    Schema,
+    Writer,
+    create,
+    create_first,
+    is_complete,
+    is_described,
+    read_identity,
+    read_schema,
+    require_place,
+    write_shard,
+)
+from pdediff.types import Purpose, derive_many
 
-ATTEMPTS = 3
-"""How often a sample that fails its checks is drawn again, each time from a seed of its own."""
+_REPEATS = "the same outputs as sample "
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One unit of work: the rows of one shard; plain data that travels to a worker."""
+    """One unit of work: the rows of one shard; plain data that travels to a worker.
+
+    `refused` are rows that are rejected whatever comes out, with the reason.
+    """
 
     path: Path
     shard: int
     rows: tuple[int, int]
     identity: dict[str, Any]
+    device: Device = "cpu"
+    refused: dict[int, str] = field(default_factory=dict)
 
 
 def generate(config: GenerateConfig, root: Path, runtime: Runtime) -> Path:
@@ -38,117 +56,111 @@ def generate(config: GenerateConfig, root: Path, runtime: Runtime) -> Path:
 
     Raises RejectedError when more than `max_rejected` of the samples were rejected; the store is complete even so.
     """
+    config = resolved(config)
     pde: PDE = configs.build("pde", config.pde)
     identity = {"stage": "generate", "config": config.model_dump(exclude={"name", "max_rejected"})}
     path = output_folder(root, "sets", config.name or pde.name, identity)
     if not is_complete(path):
-        create(path, schema_of(pde, config), identity)
-        with Writer(path) as writer:
-            tasks = [task_of(path, shard, identity, writer.schema) for shard in writer.missing()]
-            failures = runtime.map(
-                compute_shard,
-                tasks,
-                label="generate",
-                on_result=lambda _, receipts: writer.accept(receipts),
-                size=_size,
-                rejected=_rejected,
-            )
-            for failure in failures:
-                writer.accept(_refuse(failure.item, failure.reason))
-            writer.finish({"max_rejected": config.max_rejected})
+        with runtime.open():
+            _make(path, config, identity, runtime)
     _judge(path, rejected_of(path), config)
     return path
 
 
-def task_of(path: Path, shard: int, identity: dict[str, Any], schema: Schema) -> ShardTask:
+def _make(path: Path, config: GenerateConfig, identity: dict[str, Any], runtime: Runtime) -> None:
+    if not is_described(path):
+        require_place(path)
+        planned = make_plan(config, runtime)
+        create_first(path, schema_of(config, planned), {**identity, "plan": planned.to_json()})
+    # The first plan stays, whoever made it: a run that was killed goes on with the counts and steps it began with.
+    plan = Plan.of(read_identity(path))
+    identity = {**identity, "plan": plan.to_json()}
+    create(path, schema_of(config, plan), identity)
+    with Writer(path) as writer:
+        _fill(writer, writer.missing(), {}, identity, runtime)
+        found, known = _repeated(writer)
+        if found:  # rare: their shards are written again without them
+            shards = sorted({index // writer.schema.shard for index in found})
+            _fill(writer, shards, known | found, identity, runtime)
+        redrawn = sum(receipt.attempts > 1 for receipt in writer.receipts.values())
+        repeated = {str(index): reason for index, reason in sorted((known | found).items())}
+        writer.finish({"max_rejected": config.max_rejected, "redrawn": redrawn, "duplicates": repeated})
+
+
+def _fill(
+    writer: Writer, shards: list[int], refused: dict[int, str], identity: dict[str, Any], runtime: Runtime
+) -> None:
+    """Compute shards on the workers and take their receipts."""
+    failures = runtime.map(
+        compute_shard,
+        [task_of(writer.path, shard, identity, writer.schema, runtime.device, refused) for shard in shards],
+        label="generate",
+        on_result=lambda _, receipts: writer.accept(receipts),
+        size=_size,
+        rejected=_rejected,
+    )
+    for failure in failures:
+        writer.accept(_refuse(failure.item, failure.reason))
+
+
+def task_of(
+    path: Path,
+    shard: int,
+    identity: dict[str, Any],
+    schema: Schema,
+    device: Device = "cpu",
+    refused: dict[int, str] | None = None,
+) -> ShardTask:
     """The work order of one shard."""
     rows = schema.rows(shard)
-    return ShardTask(path, shard, (rows.start, rows.stop), identity)
+    here = {index: reason for index, reason in (refused or {}).items() if index in rows}
+    return ShardTask(path, shard, (rows.start, rows.stop), identity, device, here)
 
 
-def schema_of(pde: PDE, config: GenerateConfig) -> Schema:
-    """The layout of the set: one array for each variable, the split, coordinates, and what the PDE says of itself."""
-    coords = pde.coordinates(config.grid)
-    specs = [
-        ArraySpec(
-            v.name,
-            ("sample", *v.dims),
-            "float32",
-            tuple(len(coords[d]) for d in v.dims),
-            {"units": v.units, "long_name": v.long_name, "role": v.role},
-        )
-        for v in pde.variables()
-    ]
-    meaning = {"long_name": "split", "flag_values": [0, 1, 2], "flag_meanings": "train valid test", "units": "1"}
-    attrs = {
-        "pde": pde.name,
-        "formula": pde.formula,
-        "boundary": pde.boundary,
-        "symmetries": pde.symmetries,
-        "method": pde.inner_description(config.grid),
-        "pdediff_version": VERSION,
-    }
-    return Schema(
-        unit="sample",
-        size=config.samples,
-        arrays=(*specs, ArraySpec("split", ("sample",), "int8", (), meaning)),
-        coords={name: (values, {"units": "1", "long_name": name}) for name, values in coords.items()},
-        attrs=attrs,
-        shard=config.shard,
-        chunk=1,
-    )
+def duplicates_of(attrs: dict[str, Any]) -> dict[int, str]:
+    """The samples of a finished set that were rejected because they repeat an earlier one, with the reason."""
+    return {int(index): str(reason) for index, reason in attrs.get("duplicates", {}).items()}
 
 
 def compute_shard(task: ShardTask) -> list[Receipt]:
     """Solve and write one shard; runs in a worker and returns receipts only."""
-    begun = time.perf_counter()
     config = GenerateConfig.model_validate(task.identity["config"])
-    pde: PDE = configs.build("pde", config.pde)
-    first, stop = task.rows
-    names = [v.name for v in pde.variables()]
+    plan, device = Plan.of(task.identity), resolve_device(task.device)
+    (first, stop), codes = task.rows, plan.codes()
+    built: dict[int, PDE] = {}
     parts: list[dict[str, np.ndarray]] = []
     keys: list[int] = []
+    seconds: list[float] = []
+    attempts: list[int] = []
     rejected: dict[int, str] = {}
-    for start in range(first, stop, config.tile):
+    for start in range(first, stop, plan.tile):
         # A full tile always: the bits of a row may depend on the batch size, and on nothing else.
-        fields, seeds, reasons = _tile(pde, config, start)
-        keep = min(start + config.tile, stop) - start
-        parts.append({name: fields[name][:keep] for name in names})
-        keys += seeds[:keep]
-        rejected |= {start + i: reason for i, reason in reasons.items() if i < keep}
-    data = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    data["split"] = split_of(config, range(first, stop))
-    seconds = time.perf_counter() - begun
-    return write_shard(task.path, task.shard, data, keys, rejected, VERSION, seconds)
+        code = int(codes[start])
+        pde = built.setdefault(code, configs.build("pde", plan.level(code).node))
+        tile = solve_tile(pde, config.seed, range(start, start + plan.tile), config.grid, device)
+        keep = min(start + plan.tile, stop) - start
+        parts.append({name: values[:keep] for name, values in tile.fields.items()})
+        keys += tile.seeds[:keep]
+        attempts += tile.attempts[:keep]
+        seconds += [tile.seconds] * keep
+        rejected |= {start + i: reason for i, reason in enumerate(tile.reasons[:keep]) if reason is not None}
+    data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    data |= _labels(config, plan, task)
+    rejected |= task.refused
+    return write_shard(task.path, task.shard, data, keys, rejected, VERSION, seconds, attempts)
 
 
-def split_of(config: GenerateConfig, rows: Sequence[int]) -> np.ndarray:
-    """0 train, 1 valid, 2 test: consecutive blocks, which are as good as random ones for independent samples."""
-    train = round(config.split.train * config.samples)
-    valid = train + round(config.split.valid * config.samples)
-    return np.searchsorted([train, valid], np.asarray(rows), side="right").astype("int8")
+def _labels(config: GenerateConfig, plan: Plan, task: ShardTask) -> dict[str, np.ndarray]:
+    rows = slice(*task.rows)
+    return {"split": plan.split(config.split)[rows], "difficulty": plan.codes()[rows]}
 
 
-def _tile(pde: PDE, config: GenerateConfig, start: int) -> tuple[dict[str, np.ndarray], list[int], dict[int, str]]:
-    seeds = list(derive_many(config.seed, Purpose.PROBLEM, range(start, start + config.tile)))
-    fields, reasons = _solve(pde, seeds, config.grid)
-    for attempt in range(1, ATTEMPTS):
-        failed = [i for i, reason in enumerate(reasons) if reason is not None]
-        if not failed:
-            break
-        for i in failed:
-            seeds[i] = derive(config.seed, Purpose.PROBLEM, start + i, attempt)
-        again, found = _solve(pde, seeds, config.grid)
-        for i in failed:
-            reasons[i] = found[i]
-            for name in fields:
-                fields[name][i] = again[name][i]
-    return fields, seeds, {i: reason for i, reason in enumerate(reasons) if reason is not None}
-
-
-def _solve(pde: PDE, seeds: Sequence[int], grid: int) -> tuple[dict[str, np.ndarray], list[str | None]]:
-    fields = pde.solve(pde.draw(seeds, grid))
-    return {name: values.detach().cpu().numpy().copy() for name, values in fields.items()}, check(pde, fields)
+def _repeated(writer: Writer) -> tuple[dict[int, str], dict[int, str]]:
+    """Samples that repeat an earlier one, with the reason; and those that were rejected for it before."""
+    known = {i: why for i, why in writer.rejected.items() if why.startswith(_REPEATS)}
+    outputs = [spec.path for spec in writer.schema.arrays if spec.attrs.get("role") == "output"]
+    found = duplicates(writer.receipts, outputs)
+    return {index: f"{_REPEATS}{earlier}" for index, earlier in found.items()}, known
 
 
 def _size(task: ShardTask) -> int:
@@ -166,16 +178,16 @@ def _refuse(task: ShardTask, reason: str) -> list[Receipt]:
     coords = pde.coordinates(config.grid)
     rows = range(*task.rows)
     data = {v.name: np.zeros((len(rows), *(len(coords[d]) for d in v.dims))) for v in pde.variables()}
-    data["split"] = split_of(config, rows)
+    data |= _labels(config, Plan.of(task.identity), task)
     keys = derive_many(config.seed, Purpose.PROBLEM, rows)
     return write_shard(task.path, task.shard, data, keys, dict.fromkeys(rows, reason), VERSION, 0.0)
 
 
 def _judge(path: Path, rejected: dict[int, str], config: GenerateConfig) -> None:
-    if len(rejected) > config.max_rejected * config.samples:
+    if rejected and len(rejected) > config.max_rejected * (samples := read_schema(path).size):
         index, reason = next(iter(rejected.items()))
         raise RejectedError(
-            f"{len(rejected)} of {config.samples} samples were rejected, "
+            f"{len(rejected)} of {samples} samples were rejected, "
             f"more than max_rejected={config.max_rejected:g}; sample {index}: {reason}",
-            hint=f"the others are in {path}" if len(rejected) < config.samples else "does a larger grid resolve it?",
+            hint=f"the others are in {path}" if len(rejected) < samples else "does a larger grid resolve it?",
         )

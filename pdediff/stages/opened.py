@@ -68,10 +68,13 @@ def whole_case(
 
 
 def _residual(one: Reconstruction, fields: dict[str, np.ndarray]) -> float:
-    """Root mean square of the PDE residual over draws and points; NaN where the fields are not the whole problem."""
+    """Root mean square of the PDE residual over draws and points; NaN where the fields are not the whole problem.
+
+    NaN as well where the data have difficulty levels: each is an equation of its own, and a case does not say which.
+    """
     pde: PDE = configs.build("pde", one.tree.attrs["pde"])
     needed = {v.name for v in pde.variables()}
-    if not needed <= set(fields):
+    if not needed <= set(fields) or len(one.tree.attrs.get("levels", ())) > 1:
         return float("nan")
     found = pde.residual({name: torch.from_numpy(fields[name]) for name in needed})
     return float(found.square().mean().sqrt())

@@ -167,7 +167,9 @@ def _check_table(table: Table, prior: Prior, where: str) -> None:
 
 def _check_range(table: Table, prior: Prior, where: str) -> None:
     """DataError for a value or std that no sensor of these fields can have: other units, or an error."""
-    bounds = {v.name: (v.lower, v.upper) for v in configs.build("pde", prior.meta["pde"]).variables()}
+    mixed = len(prior.meta.get("levels", ())) > 1  # each difficulty level has bounds of its own
+    equations = [] if mixed else [configs.build("pde", prior.meta["pde"])]
+    bounds = {v.name: (v.lower, v.upper) for pde in equations for v in pde.variables()}
     offset, scale = (t.cpu().flatten().tolist() for t in (prior.offset, prior.scale))
     for name, mean, std in zip(prior.fields, offset, scale, strict=True):
         rows = np.flatnonzero(table.columns["field"] == name)

@@ -167,6 +167,7 @@ def schema_of(config: ReconstructConfig, prior: Prior, readings: list[Readings],
         "posterior": config.posterior,
         "fields": list(prior.fields),
         "pde": prior.meta["pde"],
+        "levels": prior.meta.get("levels", []),
         "exact": posterior.exact,
         "pdediff_version": VERSION,
     }

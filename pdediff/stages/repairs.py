@@ -43,7 +43,8 @@ def remedy(path: Path) -> str:
     if _is_run(path):
         return "run the training again; it continues from the checkpoints that are left"
     if _is_report(path):
-        return "run evaluate again; it writes the report again"
+        stage = "benchmark" if path.name.startswith("benchmark-") else "evaluate"
+        return f"run {stage} again; it writes the report again"
     return f"`pdediff repair {path.name}` computes the damaged parts again"
 
 
@@ -81,7 +82,10 @@ def _maker(path: Path, identity: dict[str, Any], root: Path, runtime: Runtime) -
     """The function that computes a work order, and the one that makes the order of a shard."""
     stage, schema = identity.get("stage"), read_schema(path)
     if stage == "generate":
-        return generation.compute_shard, lambda shard: generation.task_of(path, shard, identity, schema)
+        refused = generation.duplicates_of((read_manifest(path) or {}).get("attrs", {}))
+        return generation.compute_shard, lambda shard: generation.task_of(
+            path, shard, identity, schema, runtime.device, refused
+        )
     if stage not in ("sample", "reconstruct"):
         raise IntegrityError(f"{path} was made by stage {stage!r}, which keeps nothing that can be computed again")
     prior = locate(root, "prior", identity["prior"]["folder"])

@@ -31,6 +31,7 @@ from pdediff.errors import ConfigError, DataError, IntegrityError, MatchError, N
 from pdediff.runtime import Runtime
 from pdediff.stages.configs import TrainConfig
 from pdediff.stages.folders import VERSION, output_folder, writing
+from pdediff.stages.generation_plan import equation_of
 from pdediff.stages.priors import content_of, normalised
 from pdediff.stages.symmetry import augment, orbit
 from pdediff.store import SetReader, finish_folder, is_complete, read_identity
@@ -140,7 +141,8 @@ def load_data(reader: SetReader, fields: tuple[str, ...], config: TrainConfig) -
         "network": config.network,
         "noise": config.noise,
         "sigma_data": config.fit.sigma_data,
-        "pde": read_identity(reader.path)["config"]["pde"],
+        "pde": equation_of(identity := read_identity(reader.path)),
+        "levels": list(identity["config"].get("difficulty", {})),
         "pdediff_version": VERSION,
     }
     train_fields, valid_fields = (

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdediff.store.dataset import SetReader
-    from pdediff.store.files import SCHEMA_VERSION, check_name, digest, write_durably
+    from pdediff.store.files import SCHEMA_VERSION, check_name, digest, require_place, write_durably
     from pdediff.store.integrity import Damage, repair, verify
-    from pdediff.store.layout import create, read_identity, read_schema
+    from pdediff.store.layout import create, create_first, is_described, read_identity, read_schema
     from pdediff.store.lock import Lock
     from pdediff.store.manifest import content_hash, finish_folder, is_complete, read_manifest
     from pdediff.store.observations import Table, read_observations
@@ -27,11 +27,14 @@ _HOME = {
     "SCHEMA_VERSION": "files",
     "check_name": "files",
     "digest": "files",
+    "require_place": "files",
     "write_durably": "files",
     "Damage": "integrity",
     "repair": "integrity",
     "verify": "integrity",
     "create": "layout",
+    "create_first": "layout",
+    "is_described": "layout",
     "read_identity": "layout",
     "read_schema": "layout",
     "Lock": "lock",
@@ -69,15 +72,18 @@ __all__ = [
     "check_tree",
     "content_hash",
     "create",
+    "create_first",
     "digest",
     "finish_folder",
     "is_complete",
+    "is_described",
     "open_store",
     "read_identity",
     "read_manifest",
     "read_observations",
     "read_schema",
     "repair",
+    "require_place",
     "verify",
     "write_durably",
     "write_region",

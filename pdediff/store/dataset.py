@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import zarr
 from torch import Tensor
 
 from pdediff.errors import DataError, IntegrityError, MatchError
+from pdediff.store.columns import column_of
 from pdediff.store.integrity import damage_line, read_rows, sha256_of
 from pdediff.store.layout import get_array, open_data, read_schema
 from pdediff.store.reader import check_store
@@ -33,7 +35,8 @@ class SetReader:
         self._receipts = check_store(self.path, allow_partial)
         self.schema = read_schema(self.path)
         self._root = open_data(self.path)
-        self._specs = {spec.path: spec for spec in self.schema.all_arrays()}
+        self._columns = {spec.path: spec for spec in self.schema.columns()}
+        self._specs = {spec.path: spec for spec in self.schema.all_arrays()} | self._columns
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
         self._memory = free if memory is None else memory
         self._loaded: dict[str, np.ndarray] = {}
@@ -65,7 +68,10 @@ class SetReader:
         return np.asarray(get_array(self._root, dim)[...])
 
     def statistics(self) -> dict[str, dict[str, float]]:
-        """Mean, std, min, max and count of each array over the training split, as stored when the store finished."""
+        """Mean, std, min, max and count of each array over the training split, as stored when the store finished.
+
+        Arrays over time also have `difference_mean` and `difference_std`, of the next frame less the frame.
+        """
         found = self.attrs.get("statistics")
         if found is None:
             raise IntegrityError(f"{self.path} has no statistics: it is not complete", hint="run it again")
@@ -92,6 +98,8 @@ class SetReader:
         rows = np.arange(len(self)) if indices is None else np.asarray(indices, dtype="int64")
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise DataError(f"sample {rows.min() if rows.min() < 0 else rows.max()} is not in 0..{len(self) - 1}")
+        if name in self._columns:  # the receipts know them first
+            return column_of(self._columns[name], self._receipts, len(self))[rows]
         if name not in self._loaded and self._fits(name):
             self._loaded[name] = self._read(name, np.arange(len(self)))
         if name in self._loaded:
@@ -108,7 +116,7 @@ class SetReader:
         """Decodes sorted rows; a row without a receipt (being written, never written) is the fill value."""
         array = get_array(self._root, name)
         try:
-            values = np.asarray(array.oindex[rows]) if len(rows) else np.empty((0, *array.shape[1:]), array.dtype)
+            values = _decoded(array, rows)
         except Exception as error:  # each codec and reader raises its own kind of error
             bad = next((i for i in rows.tolist() if read_rows(array, i, i + 1) is None), None)
             if bad is None:
@@ -127,3 +135,12 @@ class SetReader:
 
     def _damaged(self, index: int, name: str, kind: str) -> IntegrityError:
         return IntegrityError(damage_line(index, name, kind), hint=f"pdediff repair {self.path}")
+
+
+def _decoded(array: zarr.Array, rows: np.ndarray) -> np.ndarray:
+    """Sorted rows of an array; a slice where they are one, which is many times faster than picking rows."""
+    if not len(rows):
+        return np.empty((0, *array.shape[1:]), array.dtype)
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return np.array(array[int(rows[0]) : int(rows[-1]) + 1])
+    return np.asarray(array.oindex[rows])

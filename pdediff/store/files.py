@@ -102,6 +102,16 @@ def disk(path: Path, nbytes: int = 0) -> Iterator[None]:
         raise ResourceError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def require_place(path: Path) -> None:
+    """ResourceError where the folder `path` could not be made; makes nothing. For before a long computation."""
+    with disk(path):
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "not writable", str(there))
+
+
 def sync(path: Path) -> None:
     """Forces a file or folder to the disk itself."""
     handle = os.open(path, os.O_RDONLY)

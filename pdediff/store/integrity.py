@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import zarr
 
 from pdediff.errors import IntegrityError, PdediffError
+from pdediff.store.columns import column_of, write_columns
 from pdediff.store.files import disk, read_sealed, seal, sync, write_durably
 from pdediff.store.layout import (
     CONFIG,
@@ -126,6 +127,7 @@ def verify(path: str | Path) -> list[Damage]:
         found += [Damage("receipt", f"sample {i} has no receipt", None, i, i // schema.shard) for i in lost]
         if not lost and hash_receipts(receipts) != manifest["content"]:
             found.append(Damage("manifest", f"receipts of {path} are not those of its {MANIFEST}"))
+        found += _scan_columns(path, receipts) if not lost else []
         if manifest["config"] != config:
             found.append(Damage("manifest", f"{path / CONFIG} is not the one of its {MANIFEST}"))
     elif lost:
@@ -134,6 +136,16 @@ def verify(path: str | Path) -> list[Damage]:
         state = "damaged" if (path / MANIFEST).exists() else "missing"
         found.append(Damage("manifest", f"{path / MANIFEST} is {state}"))
     return found
+
+
+def _scan_columns(path: Path, receipts: Mapping[int, Receipt]) -> Iterator[Damage]:
+    schema, root = read_schema(path), open_data(path)
+    for spec in schema.columns():
+        array = get_array(root, spec.path)
+        values = read_rows(array, 0, schema.size) if is_present(object_file(path, array, 0)) else None
+        expected = column_of(spec, receipts, schema.size)
+        if values is None or not np.array_equal(values, expected, equal_nan=True):
+            yield Damage("content", f"column {spec.path} is damaged", spec.path)
 
 
 def _verify_metadata(path: Path, manifest: Mapping[str, Any] | None) -> list[Path]:
@@ -175,6 +187,7 @@ def repair(path: str | Path, compute: Callable[[int], list[Receipt]]) -> list[in
             raise IntegrityError(f"{path} could not be repaired: the content is no longer that of its {MANIFEST}")
         append_receipts(path / RECEIPTS, new)
         if whole:
+            write_columns(path, merged)
             write_manifest(path, merged)
         if left := [d for d in verify(path) if d.kind != "incomplete"]:
             raise IntegrityError(f"{path} could not be repaired: {left[0].message}")
@@ -184,6 +197,7 @@ def repair(path: str | Path, compute: Callable[[int], list[Receipt]]) -> list[in
 def _recompute(
     path: Path, shard: int, compute: Callable[[int], list[Receipt]], old: Mapping[int, Receipt]
 ) -> list[Receipt]:
+    """New receipts of a shard, with the times it took at first. IntegrityError where its content is another."""
     made = compute(shard)
     if sorted(r.index for r in made) != list(read_schema(path).rows(shard)):
         raise IntegrityError(f"repair of shard {shard} of {path} gave receipts of other samples")
@@ -194,7 +208,7 @@ def _recompute(
                 f"sample {receipt.index} of {path} came out different when computed again",
                 hint=f"it was made by version {before.version}, now {receipt.version}; generate a new store",
             )
-    return made
+    return [replace(r, seconds=old[r.index].seconds) if r.index in old else r for r in made]
 
 
 def _restore_config(path: Path) -> None:

@@ -34,17 +34,34 @@ def create(path: str | Path, schema: Schema, identity: Mapping[str, object]) -> 
 
     Raises ConfigError naming the first field in which an existing store differs, LockedError, ResourceError.
     """
+    if not create_first(path, schema, identity):
+        _same(Path(path), read_config(Path(path)), _config_of(schema, identity))
+
+
+def create_first(path: str | Path, schema: Schema, identity: Mapping[str, object]) -> bool:
+    """Makes an empty store where there is none; whether it did. What is there stays, whatever it was made from.
+
+    Raises LockedError, ResourceError.
+    """
     path = Path(path)
-    config = {"schema_version": SCHEMA_VERSION, "identity": dict(identity), "schema": schema.to_json()}
     with disk(path):
         path.mkdir(parents=True, exist_ok=True)
         known = (path / CONFIG).exists()
     if not known:
         with Lock(path, "create"):
             if not (path / CONFIG).exists():
-                _create(path, schema, config)
-                return
-    _same(path, read_config(path), config)
+                _create(path, schema, _config_of(schema, identity))
+                return True
+    return False
+
+
+def is_described(path: str | Path) -> bool:
+    """Whether a store was made in the folder, finished or not."""
+    return (Path(path) / CONFIG).exists()
+
+
+def _config_of(schema: Schema, identity: Mapping[str, object]) -> dict[str, object]:
+    return {"schema_version": SCHEMA_VERSION, "identity": dict(identity), "schema": schema.to_json()}
 
 
 def _create(path: Path, schema: Schema, config: dict[str, object]) -> None:
@@ -122,11 +139,31 @@ def write_template(data: Path, schema: Schema, attrs: Mapping[str, object]) -> N
             config=ARRAY_CONFIG,
         )
         node[...] = kept
+    known = attrs.get("statistics")
+    found: Mapping[str, Any] = known if isinstance(known, Mapping) else {}
     for spec in schema.all_arrays():
-        _template_array(root, schema, spec)
+        _template_array(root, schema, spec, stated(found.get(spec.path, {})))
+    for spec in schema.columns():
+        node = root.create_array(
+            spec.path,
+            shape=(schema.size,),
+            dtype=spec.dtype,
+            chunks=(schema.size,),
+            compressors=_codecs(),
+            fill_value=spec.fill,
+            attributes=plain_json(spec.attrs),
+            dimension_names=spec.dims,
+            config=ARRAY_CONFIG,
+        )
+        node[...] = np.full(schema.size, spec.fill, spec.dtype)
 
 
-def _template_array(root: zarr.Group, schema: Schema, spec: ArraySpec) -> None:
+def stated(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The statistics of an array that stand among its attributes too."""
+    return {name: summary[name] for name in ("mean", "std", "difference_mean", "difference_std") if name in summary}
+
+
+def _template_array(root: zarr.Group, schema: Schema, spec: ArraySpec, known: Mapping[str, Any]) -> None:
     parent = root.require_group(spec.path.rpartition("/")[0]) if "/" in spec.path else root
     parent.create_array(
         spec.path.rpartition("/")[2],
@@ -136,7 +173,7 @@ def _template_array(root: zarr.Group, schema: Schema, spec: ArraySpec) -> None:
         shards=(schema.shard, *spec.shape),
         compressors=_codecs(),
         fill_value=spec.fill,
-        attributes=plain_json(spec.attrs),
+        attributes=plain_json({**spec.attrs, **known}),
         dimension_names=spec.dims,
         config=ARRAY_CONFIG,
     )
@@ -180,7 +217,7 @@ def metadata_files(path: Path) -> Iterator[Path]:
     """Every `zarr.json` and every coordinate object of a store: all files that no receipt covers."""
     data = path / DATA
     schema = read_schema(path)
-    for spec in schema.all_arrays():
+    for spec in (*schema.all_arrays(), *schema.columns()):
         yield data / spec.path / "zarr.json"
     groups = {"/".join(s.path.split("/")[:k]) for s in schema.arrays for k in range(s.path.count("/") + 1)}
     yield from sorted(data / group / "zarr.json" for group in groups | {""})

@@ -1,4 +1,4 @@
-"""The manifest: the last file of a finished store; and the statistics stored with it."""
+"""The manifest: the last file of a finished store."""
 
 from __future__ import annotations
 
@@ -9,22 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pdediff.errors import IntegrityError
 from pdediff.store.files import SCHEMA_VERSION, read_sealed, seal, write_durably
 from pdediff.store.layout import (
     MANIFEST,
     RECEIPTS,
-    get_array,
     metadata_files,
     open_data,
     read_config,
     read_schema,
 )
 from pdediff.store.receipts import Receipt, hash_receipts, read_receipts
-
-TRAIN = 0  # value of `split`: 0 train, 1 valid, 2 test
 
 
 def content_hash(path: str | Path) -> str:
@@ -88,54 +83,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def statistics(path: Path, receipts: Mapping[int, Receipt]) -> dict[str, dict[str, float | int]]:
-    """Mean, standard deviation, minimum, maximum and count of each float array over its training units.
-
-    Units are those with status ok and, where the store has an array `split`, split 0. Summed in float64 in index
-    order from per-unit moments (Chan et al. 1983, eq. 2.1), so the numbers do not depend on shards. NaNs are left out.
-    """
-    schema, root = read_schema(path), open_data(path)
-    good = np.array([receipts[i].status == "ok" for i in range(schema.size)])
-    if any(spec.path == "split" for spec in schema.arrays):
-        good &= np.asarray(get_array(root, "split")[...]) == TRAIN
-    found = {}
-    for spec in schema.arrays:
-        if np.dtype(spec.dtype).kind != "f":
-            continue
-        array, total = get_array(root, spec.path), _Moments()
-        for shard in range(schema.shards):
-            rows = schema.rows(shard)
-            if not good[rows.start : rows.stop].any():
-                continue
-            for index, unit in zip(rows, np.asarray(array[rows.start : rows.stop], dtype="float64"), strict=True):
-                if good[index]:
-                    total.add(unit)
-        if total.count:
-            found[spec.path] = total.summary()
-    return found
-
-
-class _Moments:
-    """Running count, mean, sum of squared deviations and range."""
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
-        self.low, self.high = np.inf, -np.inf
-
-    def add(self, unit: np.ndarray) -> None:
-        values = unit[np.isfinite(unit)]
-        if not values.size:
-            return
-        mean = float(values.mean())
-        squares = float(((values - mean) ** 2).sum())
-        count, step = self.count + values.size, mean - self.mean
-        self.squares += squares + step**2 * self.count * values.size / count
-        self.mean += step * values.size / count
-        self.count = count
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-
-    def summary(self) -> dict[str, float | int]:
-        std = float(np.sqrt(self.squares / self.count))
-        return {"mean": self.mean, "std": std, "min": self.low, "max": self.high, "count": self.count}

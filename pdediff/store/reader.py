@@ -44,6 +44,9 @@ def check_store(path: Path, allow_partial: bool = False, limit: int = 256 * GIB)
             if first in receipts and not is_present(object_file(path, array, first)):
                 message = f"sample {first} of {spec.path} is damaged (missing)"
                 raise IntegrityError(message, hint=f"pdediff repair {path}")
+    for spec in schema.columns():
+        if not is_present(object_file(path, get_array(root, spec.path), 0)):
+            raise IntegrityError(f"column {spec.path} is damaged (missing)", hint=f"pdediff repair {path}")
     return receipts
 
 

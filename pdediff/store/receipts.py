@@ -13,7 +13,10 @@ from pdediff.store.files import canonical, disk, seal, unseal
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was written for unit `index`: its seed key and, per array, SHA-256 of its bytes (little endian, C order)."""
+    """What was written for unit `index`: its seed key and, per array, SHA-256 of its bytes (little endian, C order).
+
+    `seconds` is the time it took, `attempts` how often it was drawn; both are no part of the content hash.
+    """
 
     index: int
     key: int
@@ -22,6 +25,7 @@ class Receipt:
     seconds: float
     status: str = "ok"
     reason: str = ""
+    attempts: int = 1
 
     def line(self) -> str:
         """The line of the log, with its own checksum."""

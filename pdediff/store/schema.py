@@ -15,16 +15,26 @@ INTEGERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint3
 FLOATS = ("float32", "float64")
 OK, REJECTED, ABSENT = 0, 1, -1  # values of `status`
 
+TOLD = {
+    "cost": ("float32", "seconds", {"units": "s", "long_name": "time of the unit: that of its tile over its length"}),
+    "attempts": ("int16", "attempts", {"units": "1", "long_name": "how often the unit was drawn until it was kept"}),
+}
+"""Columns that a store fills from its receipts: type, field of the receipt, attributes."""
+
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One stored array; `path` is "name" or "group/name", `dims[0]` the unit dim, `shape` that of one unit."""
+    """One stored array; `path` is "name" or "group/name", `dims[0]` the unit dim, `shape` that of one unit.
+
+    `kept`: a rejected unit keeps its value here, as it does in `seed` and `status`.
+    """
 
     path: str
     dims: tuple[str, ...]
     dtype: str = "float32"
     shape: tuple[int, ...] = ()
     attrs: dict[str, object] = field(default_factory=dict)
+    kept: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dims", tuple(self.dims))
@@ -52,7 +62,8 @@ class Schema:
     """The whole store: `size` units along `unit`, cut into shards of `shard` units and chunks of `chunk` units.
 
     `coords` maps a dimension to (values, attributes); the unit dim gets 0..size-1 when not given. The store adds
-    `seed` (uint64) and `status` (int8: 0 ok, 1 rejected, -1 absent) per unit. `shard` is one unit of work.
+    `seed` (uint64) and `status` (int8: 0 ok, 1 rejected, -1 absent) per unit. `shard` is one unit of work. `told` names
+    columns of `TOLD`: what the receipts say of the units, filled in at the end, no part of the content.
     """
 
     unit: str
@@ -62,10 +73,14 @@ class Schema:
     attrs: dict[str, object] = field(default_factory=dict)
     shard: int = 1
     chunk: int = 1
+    told: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrays", tuple(self.arrays))
+        object.__setattr__(self, "told", tuple(self.told))
         check_name(self.unit, "unit dimension")
+        if unknown := sorted(set(self.told) - set(TOLD)):
+            raise ConfigError(f"column {unknown[0]!r} is not one of {', '.join(TOLD)}")
         if min(self.size, self.shard, self.chunk) < 1 or self.shard % self.chunk:
             numbers = f"size={self.size}, shard={self.shard}, chunk={self.chunk}"
             raise ConfigError(f"{numbers}: expected positive numbers and shard a multiple of chunk")
@@ -75,7 +90,7 @@ class Schema:
     def _check_names(self) -> None:
         paths = [spec.path for spec in self.arrays]
         groups = {"/".join(p.split("/")[:k]) for p in paths for k in range(1, p.count("/") + 1)}
-        taken = {"seed", "status", self.unit, *self.coords}
+        taken = {"seed", "status", self.unit, *self.coords, *self.told}
         for path in paths:
             if paths.count(path) > 1 or path in groups or path.split("/")[-1] in self.coords or path in taken:
                 raise ConfigError(f"array name {path!r} is already taken in this store")
@@ -111,16 +126,22 @@ class Schema:
 
     def all_arrays(self) -> tuple[ArraySpec, ...]:
         """The arrays with the two that the store adds; `status` last, because it is written last."""
-        seed = ArraySpec("seed", (self.unit,), "uint64", (), {"long_name": "seed key", "units": "1"})
+        seed = ArraySpec("seed", (self.unit,), "uint64", (), {"long_name": "seed key", "units": "1"}, kept=True)
         meaning = {"flag_values": [OK, REJECTED, ABSENT], "flag_meanings": "ok rejected absent", "units": "1"}
-        status = ArraySpec("status", (self.unit,), "int8", (), {"long_name": "state of the unit", **meaning})
+        status = ArraySpec("status", (self.unit,), "int8", (), {"long_name": "state of the unit", **meaning}, kept=True)
         return (*self.arrays, seed, status)
+
+    def columns(self) -> tuple[ArraySpec, ...]:
+        """The columns filled from the receipts."""
+        return tuple(ArraySpec(name, (self.unit,), TOLD[name][0], (), dict(TOLD[name][2])) for name in self.told)
 
     def to_json(self) -> dict[str, object]:
         """Plain data from which `from_json` makes an equal schema."""
         coords = {k: [np.asarray(v).dtype.name, np.asarray(v).tolist(), dict(a)] for k, (v, a) in self.coords.items()}
         plain = {"unit": self.unit, "size": self.size, "shard": self.shard, "chunk": self.chunk}
-        return {**plain, "arrays": [asdict(a) for a in self.arrays], "coords": coords, "attrs": dict(self.attrs)}
+        plain |= {"told": list(self.told)} if self.told else {}
+        arrays = [{k: v for k, v in asdict(a).items() if k != "kept" or v} for a in self.arrays]
+        return {**plain, "arrays": arrays, "coords": coords, "attrs": dict(self.attrs)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Schema:
@@ -134,4 +155,5 @@ class Schema:
             attrs=data["attrs"],
             shard=data["shard"],
             chunk=data["chunk"],
+            told=tuple(data.get("told", ())),
         )

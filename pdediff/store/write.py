@@ -15,14 +15,16 @@ import numpy as np
 import zarr
 
 from pdediff.errors import DataError, IntegrityError, PdediffError
+from pdediff.store.columns import write_columns
 from pdediff.store.files import disk, plain_json, sync
 from pdediff.store.integrity import Damage, scan
 from pdediff.store.layout import DATA, RECEIPTS, get_array, object_file, open_data, read_schema
 from pdediff.store.lock import Lock
-from pdediff.store.manifest import statistics, write_manifest
+from pdediff.store.manifest import write_manifest
 from pdediff.store.receipts import Receipt, append_receipts, read_receipts
 from pdediff.store.schema import OK, REJECTED, Schema
 from pdediff.store.security import check_folder
+from pdediff.store.statistics import state, statistics
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +39,10 @@ def write_region(path: str | Path, start: int, data: Mapping[str, np.ndarray]) -
 
 
 def _write(path: Path, start: int, data: Mapping[str, np.ndarray], out: np.ndarray | None) -> dict[str, np.ndarray]:
-    """`write_region` where the rows marked by `out` become the fill value of their array, but for seed and status."""
+    """`write_region` where the rows marked by `out` become the fill value of their array, but in arrays that keep."""
     schema, root = read_schema(path), open_data(path, "r+")
-    names = [spec.path for spec in schema.all_arrays()]
+    specs = {spec.path: spec for spec in schema.all_arrays()}
+    names = list(specs)
     arrays = {name: get_array(root, name) for name in names}
     lengths = {name: len(rows) for name, rows in data.items()}
     if unknown := sorted(set(data) - set(names)):
@@ -49,7 +52,7 @@ def _write(path: Path, start: int, data: Mapping[str, np.ndarray], out: np.ndarr
     stop = start + next(iter(lengths.values()))
     for name, array in arrays.items():
         _check_aligned(name, array, start, stop)
-    masks = {name: None if name in ("seed", "status") else out for name in names}
+    masks = {name: None if spec.kept else out for name, spec in specs.items()}
     stored = {name: _cast(name, arrays[name], np.asarray(data[name]), masks[name]) for name in names if name in data}
     for name, rows in stored.items():  # in schema order: `status` comes last
         _put(path, arrays[name], start, rows)
@@ -119,18 +122,22 @@ def write_shard(
     keys: Sequence[int],
     rejected: Mapping[int, str],
     version: str,
-    seconds: float,
+    seconds: float | Sequence[float],
+    attempts: Sequence[int] | None = None,
 ) -> list[Receipt]:
     """Writes one shard of every array, in any process, and returns its receipts for `Writer.accept`.
 
     `data` maps every array of the schema to all rows of the shard; `keys` are their seed keys; `rejected` maps unit
-    indices (of the whole store) to the reason, their rows become the fill value; `seconds` is the time of the shard.
+    indices (of the whole store) to the reason, their rows become the fill value, but in arrays that are `kept`;
+    `seconds` is the time of the shard, or of each unit; `attempts` how often each unit was drawn (default: once).
     Raises ValueError for a shard that does not fit, DataError for values that cannot be stored, ResourceError.
     """
     schema = read_schema(path)
     rows = schema.rows(shard)
     expected = {spec.path for spec in schema.arrays}
-    if set(data) != expected or len(keys) != len(rows) or not set(rejected) <= set(rows):
+    each = [seconds / len(rows)] * len(rows) if isinstance(seconds, int | float) else list(seconds)
+    drawn = [1] * len(rows) if attempts is None else list(attempts)
+    if set(data) != expected or {len(keys), len(each), len(drawn)} != {len(rows)} or not set(rejected) <= set(rows):
         raise ValueError(
             f"shard {shard} needs {len(rows)} rows and keys of {sorted(expected)} and rejected units in "
             f"{rows.start}..{rows.stop - 1}; got {sorted(data)}, {len(keys)} keys, rejected {sorted(rejected)}"
@@ -141,16 +148,16 @@ def write_shard(
     out = np.array([index in rejected for index in rows])
     marks = {"seed": np.array(keys, dtype="uint64"), "status": np.where(out, REJECTED, OK)}
     stored = _write(Path(path), rows.start, {**data, **marks}, out)
-    each = seconds / len(rows)
     return [
         Receipt(
             index=index,
             key=int(keys[i]),
             sha256={name: hashlib.sha256(values[i].tobytes()).hexdigest() for name, values in stored.items()},
             version=version,
-            seconds=round(each, 6),
+            seconds=round(float(each[i]), 6),
             status="rejected" if index in rejected else "ok",
             reason=rejected.get(index, ""),
+            attempts=int(drawn[i]),
         )
         for i, index in enumerate(rows)
     ]
@@ -214,13 +221,17 @@ class Writer:
         self.receipts.update({r.index: r for r in new})
 
     def finish(self, attrs: Mapping[str, Any]) -> str:
-        """Writes statistics, attributes and the manifest; the store is complete from then on. Returns the content hash.
+        """Writes statistics, columns, attributes and the manifest; the store is complete from then on.
 
+        Returns the content hash.
         Raises IntegrityError while units are missing.
         """
         if left := self.missing():
             raise IntegrityError(f"{self.path} lacks {len(left)} of {self.schema.shards} shards", hint="run it again")
         root = open_data(self.path, "r+")
+        found = statistics(self.path, self.receipts)
         with disk(self.path / DATA):
-            root.attrs.update({**plain_json(attrs), "statistics": statistics(self.path, self.receipts)})
+            root.attrs.update({**plain_json(attrs), "statistics": found})
+        state(self.path, found)
+        write_columns(self.path, self.receipts)
         return write_manifest(self.path, self.receipts)

@@ -10,8 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import made_up
 import stage_recipe as recipe
 
+from pdediff import pdes
 from pdediff.stages.priors import Prior, load_prior
 
 
@@ -28,6 +30,14 @@ def copy(world: recipe.World, tmp_path: Path) -> recipe.World:
     moved = {name: root / path.relative_to(world.root) for name, path in world.recon.items()}
     there = [root / path.relative_to(world.root) for path in (world.data, world.prior, world.report)]
     return recipe.World(root, there[0], there[1], moved, there[2])
+
+
+@pytest.fixture
+def made_up_pde(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kind: MadeUp` among the equations."""
+    monkeypatch.setattr(pdes, "MadeUp", made_up.MadeUp, raising=False)
+    monkeypatch.setattr(pdes, "__all__", sorted([*pdes.__all__, "MadeUp"]))
+    made_up.DEVICES.clear()
 
 
 @pytest.fixture(scope="session")

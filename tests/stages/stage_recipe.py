@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pdediff import checkpoint, stages
+from pdediff.config import build
 from pdediff.launch import checked
 from pdediff.runtime import Runtime
 from pdediff.store import content_hash, read_manifest
@@ -62,6 +63,11 @@ def reconstruct_words(posterior: str) -> tuple[str, ...]:
 def config(command: str, *words: str) -> Any:
     """The checked config of a stage."""
     return checked(command, words)
+
+
+def built(option: str) -> Any:
+    """One of the ready-made equations."""
+    return build("pde", config("generate", f"pde={option}").pde)
 
 
 def make(root: Path) -> World:
@@ -118,14 +124,16 @@ def progress(folder: Path) -> dict[str, int]:
     }
 
 
-def launch(words: tuple[str, ...], root: Path) -> subprocess.Popen[bytes]:
+PROGRAM = "from pdediff.cli import main; main()"
+
+
+def launch(words: tuple[str, ...], root: Path, program: str = PROGRAM) -> subprocess.Popen[bytes]:
     """`pdediff WORDS` as a program with a process group of its own; what it says is in files, not in pipes."""
-    code = "from pdediff.cli import main; main()"
     # Words such as an option of another stage must not depend on what the suite has set.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     with (root.parent / "out.txt").open("wb") as out, (root.parent / "err.txt").open("wb") as err:
         return subprocess.Popen(
-            [sys.executable, "-c", code, *words, "--data-root", str(root), "-q"],
+            [sys.executable, "-c", program, *words, "--data-root", str(root), "-q"],
             stdout=out,
             stderr=err,
             env=environment,
@@ -138,14 +146,20 @@ def said(root: Path) -> list[str]:
     return (root.parent / "err.txt").read_text().splitlines()
 
 
-def finish(words: tuple[str, ...], root: Path) -> int:
+def finish(words: tuple[str, ...], root: Path, program: str = PROGRAM) -> int:
     """Run a program to its end; its exit code."""
-    return launch(words, root).wait(120)
+    return launch(words, root, program).wait(120)
 
 
-def signal_when(words: tuple[str, ...], root: Path, reached: Callable[[], bool], number: signal.Signals) -> int:
+def signal_when(
+    words: tuple[str, ...],
+    root: Path,
+    reached: Callable[[], bool],
+    number: signal.Signals,
+    program: str = PROGRAM,
+) -> int:
     """Start a program, send its process group a signal as soon as `reached`, never on time; its exit code."""
-    process = launch(words, root)
+    process = launch(words, root, program)
     deadline = time.monotonic() + 120
     try:
         while process.poll() is None and not reached():

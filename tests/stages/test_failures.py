@@ -12,7 +12,7 @@ import stage_recipe as recipe
 from pdediff import stages
 from pdediff.errors import DataError, MatchError, NumericalError, RejectedError
 from pdediff.runtime import Runtime
-from pdediff.stages import generation, reconstruction
+from pdediff.stages import generation_tile, reconstruction
 from pdediff.store import SetReader, open_store
 from pdediff.types import Purpose, derive
 
@@ -27,14 +27,14 @@ def opened(path: Path) -> Any:
 def test_a_sample_that_fails_is_drawn_again_then_rejected(
     world: recipe.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    solve, bad = generation._solve, {derive(0, Purpose.PROBLEM, 5)}
+    solve, bad = generation_tile.solve, {derive(0, Purpose.PROBLEM, 5)}
     bad |= {derive(0, Purpose.PROBLEM, 9), *(derive(0, Purpose.PROBLEM, 9, k) for k in (1, 2))}
 
-    def failing(pde: Any, seeds: Any, grid: int) -> Any:
-        fields, reasons = solve(pde, seeds, grid)
+    def failing(pde: Any, seeds: Any, grid: int, device: str) -> Any:
+        fields, reasons = solve(pde, seeds, grid, device)
         return fields, ["looks wrong" if seed in bad else reason for seed, reason in zip(seeds, reasons, strict=True)]
 
-    monkeypatch.setattr(generation, "_solve", failing)
+    monkeypatch.setattr(generation_tile, "solve", failing)
     words = (*recipe.GENERATE, "max_rejected=0.02")
     with pytest.raises(RejectedError, match=r"1 of 32 samples were rejected.*sample 9: looks wrong"):
         stages.generate(recipe.config("generate", *words), tmp_path, recipe.INLINE)
@@ -43,6 +43,9 @@ def test_a_sample_that_fails_is_drawn_again_then_rejected(
     found, known = opened(path), opened(world.data)
     assert np.flatnonzero(found["status"]).tolist() == [9]
     assert int(found["seed"][5]) == derive(0, Purpose.PROBLEM, 5, 1)
+    assert found["attempts"].values.tolist() == [2 if i == 5 else 3 if i == 9 else 1 for i in range(32)]
+    assert found.attrs["redrawn"] == 2
+    assert found["difficulty"].values.tolist() == [0] * 32  # a rejected sample keeps its level
     assert 9 not in SetReader(path).split("train")
     others = [i for i in range(32) if i not in (5, 9)]
     for name in ("permeability", "pressure"):

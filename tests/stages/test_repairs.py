@@ -13,7 +13,7 @@ import xarray as xr
 
 from pdediff import cli, stages
 from pdediff.errors import IntegrityError
-from pdediff.stages import generation
+from pdediff.stages import generation_tile
 from pdediff.stages.priors import load_prior
 from pdediff.store import SetReader
 
@@ -223,7 +223,7 @@ def test_what_cannot_be_mended_says_so(copy: recipe.World, shell: Shell) -> None
     receipts = path / "receipts.jsonl"
     flip(path / "data.zarr" / "pressure" / "c" / "1" / "0" / "0")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "_solve", _other_solver(generation._solve))
+        patch.setattr(generation_tile, "solve", _other_solver(generation_tile.solve))
         code, _, err = shell("repair", path.name)
     assert code == 5
     assert "came out different" in err[0]

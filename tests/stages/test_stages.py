@@ -222,7 +222,7 @@ def test_the_report(world: recipe.World) -> None:
 
 @pytest.mark.slow
 def test_space_time_fields_of_a_ring(tmp_path: Path) -> None:
-    words = ("pde=ks1d", "pde.frames=12", "pde.warm_up=10", "samples=12", "grid=32", "shard=4", "tile=4")
+    words = ("pde=ks1d", "pde.clock.frames=12", "pde.clock.warm_up=10", "samples=12", "grid=32", "shard=4", "tile=4")
     words = (*words, "split={train: 0.5, valid: 0.25, test: 0.25}")
     data = stages.generate(recipe.config("generate", *words), tmp_path, recipe.INLINE)
     known = opened(data)

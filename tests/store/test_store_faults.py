@@ -186,3 +186,17 @@ def test_durable_write_keeps_the_old_file_when_it_fails(tmp_path: Path, monkeypa
             write_durably(file, "new")
     assert file.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_place_is_tried_before_anything_is_computed(tmp_path: Path) -> None:
+    store.require_place(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match="a file is where a folder is needed"):
+        store.require_place(tmp_path / "file" / "b")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    if os.access(closed, os.W_OK):
+        pytest.skip("this user may write anywhere")
+    with pytest.raises(ResourceError, match="no permission to write"):
+        store.require_place(closed / "b")

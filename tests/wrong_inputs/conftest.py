@@ -30,7 +30,7 @@ WORDS = {
 MADE = (
     "GENERATE",
     f"generate compute=inline samples=20 grid=8 name=coarse {SPLIT}",
-    "generate compute=inline samples=2 grid=16 pde=kolmogorov2d pde.frames=2 pde.warm_up=0 shard=1 tile=1",
+    "generate compute=inline samples=2 grid=16 pde=kolmogorov2d pde.clock.frames=2 pde.clock.warm_up=0 shard=1 tile=1",
     "TRAIN",
     "TRAIN name=twice",
     "TRAIN name=twice seed=1",

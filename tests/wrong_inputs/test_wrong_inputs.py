@@ -36,6 +36,16 @@ CONFIGS = [
     ("HELD-OUT data=darcy draws=0", 2, "draws=0 must be at least 1"),
     ("evaluate darcy", 2, "reconstruction='darcy' is neither a folder nor a name under "),
     ("report calibrated", 2, "reconstruction='calibrated' is neither a folder nor a name under "),
+    ("benchmark", 2, "error[config]: one suite is measured at a time, got 0"),
+    ("benchmark pdes pdes", 2, "error[config]: one suite is measured at a time, got 2"),
+    ("benchmark pds", 2, "error[config]: suite='pds' is not one of pdes"),
+    ("benchmark pdes peers=[exponx]", 2, "peers=['exponx']: 'exponx' is not one of exponax, scipy, pdebench"),
+    ("benchmark pdes peers=[scipy,scipy]", 2, "peers=['scipy', 'scipy'] names a peer twice"),
+    ("benchmark pdes repeats=0", 2, "error[config]: repeats=0 must be at least 1"),
+    ("benchmark pdes suite.parts=[ks,burgers]", 2, "suite.parts[1]='burgers' is not one of ks, kolmogorov, darcy"),
+    ("benchmark pdes suite.ks.batches=[0]", 2, "suite.ks.batches[0]=0 must be greater than 0"),
+    ("benchmark pdes suite.ks.frame=3", 2, "suite.ks has no option 'frame'"),
+    ("benchmark pdes suite.goals.ks=1", 2, "suite.goals has no option 'ks'"),
 ]
 RECIPES = [
     ("data=darcy observations.sensors={pressure:0}", 2, "observations.sensors.pressure=0 must be at least 1"),

@@ -1,0 +1,23 @@
+"""Benchmark suites: speed and error side by side with peers, each measured in a process of its own.
+
+Suites are imported when asked for: the processes of the peers load this package, and nothing of ours besides.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pdediff.stages.benchmarks.base import Suite
+    from pdediff.stages.benchmarks.pdes import PDEs
+
+_HOME = {"PDEs": "pdes", "Suite": "base"}
+
+__all__ = ["PDEs", "Suite"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
