@@ -117,6 +117,16 @@ def score_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return list(rows.values())
 
 
+def benchmark(report: Path) -> None:
+    """The table of a benchmark as markdown `benchmark`."""
+
+    def write() -> object:
+        text = f"```\n{(report / 'benchmark.txt').read_text()}```"
+        return artifacts.create_markdown_artifact(text, key="benchmark", description=f"`{report / 'benchmark.json'}`")
+
+    attempt(write)
+
+
 def report(outcome: Mapping[str, Any]) -> None:
     """Markdown `report`: the text of the report, verdict first; the description says where the HTML lies."""
     folder = Path(outcome["path"])

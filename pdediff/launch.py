@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -30,18 +28,15 @@ CONFIGS = {
     "reconstruct": "ReconstructConfig",
     "evaluate": "EvaluateConfig",
     "demo": "DemoConfig",
+    "benchmark": "BenchmarkConfig",
 }
 """Model of each stage's config in `pdediff.stages.configs`."""
 
 INPUTS = {"train": ("data",), "sample": ("prior",), "reconstruct": ("prior", "data")}
 """What a stage reads, given as `key=PATH` or `key=NAME`; no part of its config."""
 
-NAMED_AFTER = {"generate": "pde", "reconstruct": "posterior"}
+NAMED_AFTER = {"generate": "pde", "reconstruct": "posterior", "benchmark": "suite"}
 """The group whose chosen option is the name of a result that was given none: `posterior=dps` makes `dps-<hash>`."""
-
-
-PROBE = 128
-"""Largest grid that a dry run solves; for larger ones it scales by the number of cells, which is a lower bound."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ def prepare(command: str, words: Sequence[str], options: Options) -> Job:
     from pdediff.stages import configs
 
     problems: list[ConfigError] = []
-    raw, overrides, results = _split(command, words)
+    raw, overrides, results = _split(command, _with_suite(command, words))
     overrides += [f"compute.workers={options.workers}"] if options.workers is not None else []
     overrides += [f"compute.device={options.device}"] if options.device is not None else []
     composed, wrong = read(command, overrides)
@@ -129,6 +124,9 @@ def prepare(command: str, words: Sequence[str], options: Options) -> Job:
     compute = _validated(configs.ComputeConfig, composed.pop("compute", {}), "compute", problems)
     config = _validated(model_of(command), composed, "", problems)
     inputs = _inputs(command, raw, results, composed, options.data_root, problems)
+    if command == "benchmark" and (given := sum(word.startswith("suite=") for word in overrides)) != 1:
+        hint = "pdediff benchmark pdes; `pdediff list suite` shows all"
+        problems.append(ConfigError(f"one suite is measured at a time, got {given}", hint=hint))
     if problems:
         raise ConfigErrors(problems)
     return Job(command, config, compute, options, tuple(overrides), inputs)
@@ -146,12 +144,19 @@ def checked(command: str, overrides: Sequence[str]) -> BaseModel:
     from pdediff.flows.compose import read
 
     model = model_of(command)
-    composed, problems = read(command, overrides)
+    composed, problems = read(command, _with_suite(command, overrides))
     composed.pop("compute", None)
     config = _validated(model, composed, "", problems)
     if problems:
         raise ConfigErrors(problems)
     return config
+
+
+def _with_suite(command: str, words: Sequence[str]) -> list[str]:
+    """`benchmark pdes` is short for `benchmark suite=pdes`."""
+    if command != "benchmark":
+        return list(words)
+    return [word if "=" in word or word.startswith(("~", "+")) else f"suite={word}" for word in words]
 
 
 def _split(command: str, words: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
@@ -223,12 +228,20 @@ def plan(job: Job) -> dict[str, Any]:
     """What a dry run tells: amounts of work, bytes, estimated time; nothing is written."""
     config = job.config
     if job.command == "generate":
-        return _generation(config, job.compute.workers)
+        from pdediff.stages.generation_plan import outlook
+
+        return outlook(config, job.compute.workers)
     if job.command == "train":
         return {"data": str(job.inputs["data"]), "steps": config.fit.steps, "samples seen": _seen(config.fit)}
     if job.command == "reconstruct":
         told = {"prior": str(job.inputs["prior"]), "cases": config.cases, "draws": config.draws}
         return told | {"posterior": config.posterior["kind"], "workers": job.compute.workers}
+    if job.command == "benchmark":
+        from pdediff.stages.benchmarks.base import peers_of
+
+        suite = build("suite", config.suite)
+        told = {"suite": suite.name, "parts": ", ".join(suite.parts), "peers": ", ".join(peers_of(suite, config.peers))}
+        return told | {"repeats": config.repeats, "seconds each": config.seconds}
     raise ConfigError(
         f"{job.command} has no dry run", hint=f"`pdediff config {show(job.command)[1:-1]}` prints its config"
     )
@@ -236,24 +249,3 @@ def plan(job: Job) -> dict[str, Any]:
 
 def _seen(fit: Any) -> int:
     return fit.steps * fit.batch
-
-
-def _generation(config: Any, workers: int) -> dict[str, Any]:
-    from pdediff.types import Purpose, derive
-
-    pde = build("pde", config.pde)
-    sides = {name: len(values) for name, values in pde.coordinates(config.grid).items()}
-    numbers = sum(math.prod(sides[dim] for dim in variable.dims) for variable in pde.variables())
-    small = min(config.grid, PROBE)  # a dry run must not take as long as a wet one
-    cells = math.prod(config.grid / small for dim in sides if sides[dim] == config.grid)
-    before = time.perf_counter()
-    pde.solve(pde.draw([derive(config.seed, Purpose.PROBLEM, 0)], small))
-    seconds = (time.perf_counter() - before) * cells * config.samples / workers
-    return {
-        "pde": config.pde["kind"],
-        "samples": config.samples,
-        "shards": math.ceil(config.samples / config.shard),
-        "megabytes": round(4e-6 * numbers * config.samples, 1),
-        "estimated seconds": round(seconds, 1),
-        "workers": workers,
-    }

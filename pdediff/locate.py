@@ -17,6 +17,7 @@ STAGES = {
     "sample": "samples",
     "reconstruct": "reconstruction",
     "evaluate": "report",
+    "benchmark": "report",
 }
 """What each stage makes."""
 

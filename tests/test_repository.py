@@ -178,6 +178,7 @@ PLANTS = {
     "pdediff/observe/operator.py": ("import zarr", "xarray and zarr only in store, metrics and stages"),
     "pdediff/diffusion/loss.py": ("import neuralop", "neuraloperator only in models"),
     "pdediff/train/loop.py": ("import matplotlib", "matplotlib only in metrics"),
+    "pdediff/stages/benchmarking.py": ("import exponax", "peers only in their own process"),
 }
 
 

@@ -57,6 +57,12 @@ def evaluate(config, reconstructions, root, runtime):
     return path
 
 
+def benchmark(config, root, runtime):
+    path = leave("reports", "benchmark", config.suite["kind"], *config.peers)
+    (path / "benchmark.txt").write_text("fast")
+    return path
+
+
 async def shown() -> dict[str, str]:
     """Artifact keys and types, and the states of the task runs."""
     from prefect import get_client
@@ -67,7 +73,7 @@ async def shown() -> dict[str, str]:
 
 
 def main() -> None:
-    for function in (generate, train, sample, reconstruct, evaluate):
+    for function in (generate, train, sample, reconstruct, evaluate, benchmark):
         setattr(stages, function.__name__, function)
     answers: dict[str, object] = {}
     begun = time.monotonic()
@@ -77,6 +83,7 @@ def main() -> None:
     answers["train"] = flows.launch("train", ROOT, {"data": "generate", "overrides": ["compute=inline"]})
     (ROOT / "recon" / "one-000000000001").mkdir(parents=True)
     answers["evaluate"] = flows.launch("evaluate", ROOT, {"reconstructions": ["one"], "overrides": ["compute=inline"]})
+    flows.launch("benchmark", ROOT, {"overrides": ["suite=pdes", "peers=[scipy]", "compute=inline"]})
     answers["calls"] = list(CALLS)
     with __import__("pdediff.flows.server").flows.server.local_server():
         answers["artifacts"] = asyncio.run(shown())

@@ -50,6 +50,7 @@ def test_flows_call_their_stage_and_return_json(answers: dict[str, Any]) -> None
         ["generate", "64", "inline"],
         ["train", "generate-000000000001"],
         ["evaluate", "one-000000000001"],
+        ["benchmark", "PDEs", "scipy"],
     ]
 
 
@@ -77,7 +78,9 @@ def test_artifacts_are_shown(answers: dict[str, Any]) -> None:
         "provenance-generate": "table",
         "provenance-train": "table",
         "provenance-evaluate": "table",
+        "provenance-benchmark": "table",
         "metrics": "table",
+        "benchmark": "markdown",
         "report": "markdown",
     }
     assert "could not be written" not in answers["out"]

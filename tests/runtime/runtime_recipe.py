@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -48,6 +49,14 @@ def refuse(item: int) -> int:
 def environment(item: str) -> str | None:
     """What a worker sees."""
     return os.environ.get(item)
+
+
+def page_faults(size: int) -> int:
+    """Pages that the system maps anew for 100 temporary arrays of `size` bytes."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        torch.ones(size, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def collect(runtime: Runtime, function: object, items: list) -> tuple[dict, list]:
