@@ -35,7 +35,7 @@ class Modes:
     ) -> None:
         last = (points - 1) // 3 + 1
         self.points, self.dims, self.dtype = points, dims, dtype
-        self.kept = _kept(last, points, dims, dtype)
+        self.kept = _kept(last, points, dims)
         self._parameters = parameters
         self._row = (-1, *[1] * (dims + components))
         self._padded: dict[tuple[torch.Size, bool], tuple[Tensor, Tensor]] = {}
@@ -221,13 +221,12 @@ def _orders(ndim: int, dims: int, axis: int) -> tuple[tuple[int, ...], tuple[int
     return order, tuple(order.index(a) for a in range(ndim))
 
 
-def _kept(last: int, points: int, dims: int, dtype: torch.dtype) -> int:
-    """Modes of the last axis, such that a row fills whole vectors of the processor where the grid has that many.
+def _kept(last: int, points: int, dims: int) -> int:
+    """Modes of the last axis, such that a row has a multiple of 8 where the grid has that many: whole vectors.
 
     A remainder rounds differently, and the bits of a row would depend on its place in the batch.
     """
-    lanes = 8 if dtype == torch.float64 else 16
     kept = last
-    while kept * points ** (dims - 1) % lanes and kept < points // 2 + 1:
+    while kept * points ** (dims - 1) % 8 and kept < points // 2 + 1:
         kept += 1
     return kept

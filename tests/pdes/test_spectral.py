@@ -120,6 +120,18 @@ def test_products_of_live_modes_are_free_of_aliases(points: int, dims: int) -> N
     assert modes.live.sum() == (2 * half + 1) ** (dims - 1) * (half + 1)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_modes_beyond_a_third_stay_empty(order: spectral.Order) -> None:
+    """Of a rough field: products fill them in every stage."""
+    rough = torch.rand(2, 16, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u = spectral.evolve(DiagonalBurgers(), rough, BOX, Clock(3, 0.01, 0.005), order=order)[:, -1]
+    m = torch.fft.fftfreq(16, 1.0 / 16).abs()
+    beyond = (torch.stack(torch.meshgrid(m, m, m, indexing="ij")) >= 16 / 3).any(0)
+    coefficients = torch.fft.fftn(u, dim=(1, 2, 3), norm="forward").abs()
+    assert coefficients[:, beyond].max() < 1e-16
+    assert coefficients[:, ~beyond].min() > 1e-8
+
+
 def test_weighed_coefficients_are_factor_times_coefficients() -> None:
     modes = spectral.Modes(16, 2, BOX)
     values = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -32,6 +32,13 @@ class Follower(KdV):
         return lambda v: self.factor * flux(modes.to_space(v).square())
 
 
+class Echo(KdV):
+    """An N that returns its argument itself."""
+
+    def nonlinear(self, modes: spectral.Modes) -> Callable[[Tensor], Tensor]:
+        return lambda v: v
+
+
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("points", [32, 48, 64, 256])
 @pytest.mark.parametrize("order", get_args(spectral.Order))
@@ -70,6 +77,7 @@ def test_a_row_of_more_dimensions_has_the_same_bits_in_any_batch(dims: int, poin
 def test_arithmetic_in_place_has_the_bits_of_the_arithmetic_that_autograd_sees(order: spectral.Order) -> None:
     cases = [
         (KdV(), numbers(5, 32), False, 0.05),
+        (Echo(), numbers(5, 32), False, 0.05),
         (KuramotoSivashinskyLike(), numbers(5, 48), False, 0.05),
         (KolmogorovFlow(), numbers(2, 24, 24), False, 0.01),
         (DiagonalBurgers(), numbers(2, 16, 16, 16), False, 0.05),

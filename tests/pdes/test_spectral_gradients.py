@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pdediff.pdes import Clock, spectral
+from pdediff.pdes.etdrk import Contour
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -106,7 +107,7 @@ def test_tangents_adjoints_and_second_derivatives_agree() -> None:
     torch.testing.assert_close(second, (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize(("dims", "points"), [(1, 15), (1, 16), (2, 9), (2, 8), (3, 6)])
+@pytest.mark.parametrize(("dims", "points"), [(1, 8), (1, 10), (1, 15), (1, 16), (2, 9), (2, 8), (3, 6)])
 def test_transforms_have_the_derivatives_of_those_of_torch(dims: int, points: int) -> None:
     modes, axes = spectral.Modes(points, dims, torch.ones(1)), tuple(range(1, dims + 1))
     values = numbers(2, *[points] * dims)
@@ -124,6 +125,15 @@ def test_transforms_have_the_derivatives_of_those_of_torch(dims: int, points: in
         for f, x in ((ours, values.clone().requires_grad_()), (whole, values.clone().requires_grad_()))
     )
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("order", get_args(spectral.Order))
+def test_contour_integrals_have_derivatives_of_any_order(order: spectral.Order) -> None:
+    z = torch.tensor([-3.0, -0.2, 0.1], dtype=torch.float64)
+    for values in (z, torch.complex(z, z.flip(0))):
+        tracked = values.clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda z: Contour.apply(z, order, 0), tracked)
+        assert torch.autograd.gradgradcheck(lambda z: Contour.apply(z, order, 0), tracked)
 
 
 class Live(TorchDispatchMode):
