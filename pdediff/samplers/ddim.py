@@ -6,10 +6,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pdediff.samplers.field import DataPrediction, Parameterisation
 from pdediff.samplers.grids import uniform_lambda
-from pdediff.samplers.plan import STATE, Eval, Lin, Plan, check_levels
+from pdediff.samplers.plan import STATE, Plan, check_levels
+from pdediff.samplers.steps import Eval, Lin
 from pdediff.types import Fraction
 
 
@@ -24,6 +26,9 @@ class DDIM:
     Order 1 for eta = 0, weak order 1 otherwise. eta = 1 equals the reverse SDE of SA-Solver with unit noise
     strength at order one, coefficient by coefficient.
     """
+
+    source: ClassVar[str] = "Song et al. 2021 (DDIM), eq. 12; Ho et al. 2020 (DDPM)"
+    evaluations: ClassVar[float] = 1.0
 
     eta: Fraction = 0.0
 
@@ -61,5 +66,7 @@ class DDIM:
         for i, (sigma, after) in enumerate(itertools.pairwise(levels)):
             c_x, c_denoised, variance = self.coefficients(sigma, after)
             ops.append(Eval("denoised", STATE, sigma))
-            ops.append(Lin(STATE, ((STATE, c_x), ("denoised", c_denoised)), variance, i))
+            # The clock of the SDE to which small steps tend; exactly that of the noise for eta = 1.
+            _, span = DataPrediction(1.0 + self.eta**2).added(sigma, after)
+            ops.append(Lin(STATE, ((STATE, c_x), ("denoised", c_denoised)), variance, i, span))
         return Plan(tuple(ops), levels)

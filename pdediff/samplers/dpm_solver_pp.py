@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Interval
 
@@ -30,6 +30,9 @@ class DPMSolverPP:
     Good values: order 2 guided, 3 unguided; noise 0.
     """
 
+    source: ClassVar[str] = "Lu et al. 2022 (DPM-Solver++), alg. 2"
+    evaluations: ClassVar[float] = 1.0
+
     order: Annotated[int, Interval(ge=1, le=3)] = 2
     noise: NonNegative = 0.0
 
@@ -50,4 +53,4 @@ class DPMSolverPP:
         """The compiled steps; `ConfigError` if the levels do not decrease or are too few for the order."""
         levels = check_levels(sigmas, self.order)
         of = DataPrediction(1.0 + self.noise**2)
-        return multistep(levels, of, self.order, variance=of.added_variance if self.noise > 0.0 else None)
+        return multistep(levels, of, self.order, noise=of if self.noise > 0.0 else None)

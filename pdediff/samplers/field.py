@@ -18,6 +18,8 @@ from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
+from pdediff.samplers.steps import Span
+
 FieldName = Literal["eps", "x0", "v", "F"]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
@@ -46,6 +48,14 @@ class Parameterisation(Protocol):
         ...
 
 
+class Diffusion(Protocol):
+    """The noise that a reverse SDE adds in a step."""
+
+    def added(self, start: float, stop: float) -> tuple[float, Span | None]:
+        """Variance of the noise of a step from level start to stop, and its stretch of the SDE's Brownian clock."""
+        ...
+
+
 @dataclass(frozen=True)
 class NoisePrediction:
     """Noise prediction: S = 1, kappa = sigma, m = (x - D) / sigma, tau = lambda = -log sigma."""
@@ -70,7 +80,7 @@ class DataPrediction:
     """Data prediction: S = sigma^a, kappa = sigma^-a, m = D, tau = lambda = -log sigma.
 
     a = 1 is the flow. a = 1 + t^2 is the drift of the reverse SDE whose noise has strength t everywhere
-    (SA-Solver, Xue et al. 2023, eq. 11); the noise of a step then has variance `added_variance`.
+    (SA-Solver, Xue et al. 2023, eq. 11); the noise of a step is then `added`.
     """
 
     power: float = 1.0
@@ -88,11 +98,13 @@ class DataPrediction:
     def model(self, sigma: float) -> tuple[float, float]:
         return 0.0, 1.0
 
-    def added_variance(self, start: float, stop: float) -> float:
-        """stop^2 (1 - exp(-2 t^2 h)), h = log(start / stop), t^2 = a - 1."""
-        if stop == 0.0:
-            return 0.0
-        return -(stop**2) * math.expm1(-2.0 * (self.power - 1.0) * math.log(start / stop))
+    def added(self, start: float, stop: float) -> tuple[float, Span | None]:
+        """stop^2 (1 - exp(-2 t^2 h)), h = log(start / stop), t^2 = a - 1; the clock of x / S is sigma^(-2 t^2)."""
+        strength = self.power - 1.0
+        if stop == 0.0 or strength == 0.0:
+            return 0.0, None
+        variance = -(stop**2) * math.expm1(-2.0 * strength * math.log(start / stop))
+        return variance, (start ** (-2.0 * strength), stop ** (-2.0 * strength))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A plan on a Gaussian prior: exact mean and covariance of its output, without sampling.
 
-Every step is affine in the state, the history and the noise, and the denoiser of a Gaussian prior is affine too.
+Every step but a `Kick` is affine in the state, the history and the noise, and so is the denoiser of a Gaussian prior.
 Weak errors of stochastic samplers are therefore exact numbers. For any prior covariance C and noise covariance N
 the generalised eigenvectors of (C, N) decouple the modes.
 """
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pdediff.samplers.plan import STATE, Eval, Plan
+from pdediff.errors import ConfigError
+from pdediff.samplers.plan import STATE, Plan
+from pdediff.samplers.steps import Band, Eval, Kick, Lin
 
 
 @dataclass(frozen=True)
@@ -30,26 +32,56 @@ class Response:
         return self.gain**2 * start + (self.noise**2).sum(1)
 
 
-def response(plan: Plan, variances: np.ndarray) -> Response:
-    """The plan folded on modes of prior variance v under unit noise: D = mean + v / (v + sigma^2) (x - mean)."""
+def response(plan: Plan, variances: np.ndarray, bands: np.ndarray | None = None) -> Response:
+    """The plan folded on modes of prior variance v under unit noise: D = mean + v / (v + sigma^2) (x - mean).
+
+    A plan with `Band` steps needs `bands`, the radial wave number of each mode, (modes,) of integers; `ConfigError`
+    without, and for a plan that is not affine (`Kick`) or starts from more than a state.
+    """
+    if plan.inputs != (STATE,):
+        raise ConfigError(f"the response needs a plan that starts from a state, got inputs {plan.inputs}")
     v = np.asarray(variances, dtype=np.float64)[:, None]
-    keys = sorted({step.key for step in plan.steps if not isinstance(step, Eval) and step.variance > 0.0})
-    column = {key: 2 + i for i, key in enumerate(keys)}
-    start = np.zeros((len(v), 2 + len(keys)))
+    noisy = (step for step in plan.steps if isinstance(step, (Lin, Band)) and np.any(_variance(step)))
+    column = {key: 2 + i for i, key in enumerate(sorted({step.key for step in noisy}))}
+    start = np.zeros((len(v), 2 + len(column)))
     start[:, :2] = 1.0
     slots = {STATE: start}
-    for step in plan.steps:
+    for number, step in enumerate(plan.steps):
+        if isinstance(step, Kick):
+            raise ConfigError(f"plan step {number} is a kernel {step.kernel!r}, which has no exact response")
         if isinstance(step, Eval):
             gain = v / (v + step.level**2)
             out = gain * slots[step.src]
             out[:, 1:2] += 1.0 - gain
         else:
-            out = sum((c * slots[name] for name, c in step.terms), start=np.zeros_like(start))
-            if step.variance > 0.0:
-                out[:, column[step.key]] += np.sqrt(step.variance)
+            out = _affine(step, slots, column, bands)
         slots[step.dst] = out
     result = slots[STATE]
     return Response(result[:, 0], result[:, 1], result[:, 2:])
+
+
+def _variance(step: Lin | Band) -> np.ndarray:
+    return np.asarray(step.variance if isinstance(step, Lin) else step.variances)
+
+
+def _affine(
+    step: Lin | Band, slots: dict[str, np.ndarray], column: dict[int, int], bands: np.ndarray | None
+) -> np.ndarray:
+    out = np.zeros_like(slots[STATE])
+    if isinstance(step, Lin):
+        for name, c in step.terms:
+            out += c * slots[name]
+        entry = np.zeros(len(out), dtype=int)
+    elif bands is None:
+        raise ConfigError("a plan with numbers for each Fourier band needs the bands of the modes")
+    else:
+        entry = np.minimum(bands, len(step.variances) - 1)
+        for name, cs in step.terms:
+            out += np.asarray(cs)[entry][:, None] * slots[name]
+    variance = np.atleast_1d(_variance(step))[entry]
+    if np.any(variance > 0.0):
+        out[:, column[step.key]] += np.sqrt(variance)
+    return out
 
 
 def moments(

@@ -8,9 +8,10 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pdediff.errors import ConfigError
+from pdediff.samplers.steps import Band, Eval, Kick, Lin, Step, step_of
 
 if TYPE_CHECKING:
     from pdediff.samplers.field import Parameterisation
@@ -20,82 +21,65 @@ STATE = "x"
 
 
 @dataclass(frozen=True)
-class Eval:
-    """dst <- E[x0 | src at noise level `level`]: one evaluation of the denoiser."""
-
-    dst: str
-    src: str
-    level: float
-
-
-@dataclass(frozen=True)
-class Lin:
-    """dst <- sum_j c_j slot_j + sqrt(variance) xi_key.
-
-    xi_key is the noise of number `key`, drawn for each row from its own seed; two steps with one key share it,
-    as a stochastic corrector must with its predictor.
-    """
-
-    dst: str
-    terms: tuple[tuple[str, float], ...]
-    variance: float = 0.0
-    key: int = 0
-
-
-Step = Eval | Lin
-
-
-@dataclass(frozen=True)
 class Plan:
     """Steps from level `levels[0]` to level `levels[-1]`, with float64 coefficients fixed in advance.
 
     A plan is hashed and stored as provenance, sent to workers as JSON, folded on fields by `run` and on the
-    exact moments of a Gaussian prior by `response`. `ConfigError` if a step reads a slot that was not written
+    exact moments of a Gaussian prior by `response`. `inputs` are the slots that hold the start; only a plan that
+    continues or inverts another needs more than the state. `ConfigError` if a step reads a slot that was not written
     or holds a number that is not finite.
     """
 
     steps: tuple[Step, ...]
     levels: tuple[float, ...]
+    inputs: tuple[str, ...] = (STATE,)
 
     def __post_init__(self) -> None:
-        known = {STATE}
+        known = set(self.inputs)
         for number, step in enumerate(self.steps):
-            read = (step.src,) if isinstance(step, Eval) else tuple(name for name, _ in step.terms)
-            if not read or not known.issuperset(read):
-                raise ConfigError(f"plan step {number} reads {read}, but only {sorted(known)} are written before it")
-            numbers = (step.level,) if isinstance(step, Eval) else (step.variance, *(c for _, c in step.terms))
-            if not all(map(math.isfinite, numbers)) or numbers[0] < 0.0:
-                raise ConfigError(f"plan step {number} has a number that is not finite or a negative level: {step}")
+            if not step.reads or not known.issuperset(step.reads):
+                raise ConfigError(
+                    f"plan step {number} reads {step.reads}, but only {sorted(known)} are written before it"
+                )
+            if not step.sound:
+                raise ConfigError(f"plan step {number} has a number that is not finite or is negative: {step}")
             known.add(step.dst)
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Names of all slots, in the order in which they are first written; the state comes first."""
-        return tuple(dict.fromkeys((STATE, *(step.dst for step in self.steps))))
+        """Names of all slots, in the order in which they are first written; the inputs come first."""
+        return tuple(dict.fromkeys((*self.inputs, *(step.dst for step in self.steps))))
 
     @property
     def nfe(self) -> int:
         """Number of denoiser evaluations."""
-        return sum(isinstance(step, Eval) for step in self.steps)
+        kicks = sum(step.evaluations for step in self.steps if isinstance(step, Kick))
+        return kicks + sum(isinstance(step, Eval) for step in self.steps)
 
     @property
     def stochastic(self) -> bool:
         """Whether any step draws noise."""
-        return any(isinstance(step, Lin) and step.variance > 0.0 for step in self.steps)
+        return any(
+            isinstance(step, Kick)
+            or (isinstance(step, Lin) and step.variance > 0.0)
+            or (isinstance(step, Band) and step.noisy)
+            for step in self.steps
+        )
 
     def to_json(self) -> str:
         """Canonical JSON text; float64 numbers survive the round trip to the last bit."""
         steps = [{"op": type(step).__name__, **asdict(step)} for step in self.steps]
-        return json.dumps({"levels": self.levels, "steps": steps}, sort_keys=True, separators=(",", ":"))
+        told = {"inputs": self.inputs, "levels": self.levels, "steps": steps}
+        return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """The plan that `to_json` wrote; `ConfigError` for any other text."""
         try:
             data = json.loads(text)
-            steps = tuple(_step(dict(entry)) for entry in data["steps"])
-            return cls(steps, tuple(float(level) for level in data["levels"]))
-        except (KeyError, TypeError, ValueError) as error:
+            levels = tuple(float(level) for level in data["levels"])
+            return cls(tuple(map(step_of, data["steps"])), levels, tuple(data.get("inputs", (STATE,))))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"not the JSON of a plan: {error}") from error
 
     def digest(self) -> str:
@@ -105,6 +89,14 @@ class Plan:
 
 class Sampler(Protocol):
     """Frozen hyper-parameters that compile, for a grid of noise levels, to a plan."""
+
+    source: ClassVar[str]
+    """The paper whose method it is."""
+
+    @property
+    def evaluations(self) -> float:
+        """Denoiser evaluations of one step, the first and last steps aside."""
+        ...
 
     @property
     def order(self) -> int:
@@ -146,13 +138,3 @@ def check_levels(sigmas: Sequence[float], order: int = 1) -> tuple[float, ...]:
             hint="take more steps or a lower order",
         )
     return levels
-
-
-def _step(entry: dict[str, object]) -> Step:
-    kind = entry.pop("op")
-    if kind == "Eval":
-        return Eval(str(entry["dst"]), str(entry["src"]), float(entry["level"]))  # type: ignore[arg-type]
-    if kind != "Lin":
-        raise ValueError(f"unknown step {kind!r}")
-    terms = tuple((str(name), float(c)) for name, c in entry["terms"])  # type: ignore[attr-defined]
-    return Lin(str(entry["dst"]), terms, float(entry["variance"]), int(entry["key"]))  # type: ignore[arg-type, call-overload]

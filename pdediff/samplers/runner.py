@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pdediff.diffusion import Denoiser
 from pdediff.errors import ConfigError, NumericalError
-from pdediff.samplers.plan import STATE, Eval, Lin, Plan
+from pdediff.samplers.bands import apply_band
+from pdediff.samplers.brownian import BrownianPath
+from pdediff.samplers.kernels import KERNELS, Kernel
+from pdediff.samplers.plan import STATE, Plan
+from pdediff.samplers.steps import Band, Eval, Kick, Lin
 from pdediff.types import fold
 
 Observer = Callable[[int, float, Tensor, Tensor], None]
@@ -18,6 +23,9 @@ Observer = Callable[[int, float, Tensor, Tensor], None]
 
 The tensors are overwritten by later steps: copy what is kept.
 """
+
+Hook = Callable[[Tensor, Tensor, float], Tensor]
+"""(denoised, x, sigma) -> what stands for E[x0 | x]: a projection, a constraint, a guidance."""
 
 
 def run(
@@ -27,94 +35,190 @@ def run(
     seeds: Sequence[int],
     *,
     observe: Observer | None = None,
+    hooks: Sequence[Hook] = (),
+    kernels: Mapping[str, Kernel] = KERNELS,
+    path: bool = False,
+    gradients: bool = False,
     denoise_last: bool = False,
 ) -> Tensor:
     """The state at the last level of the plan, from x (batch, channel, *space) at its first level.
 
-    The state stays in x.dtype, the coefficients are float64 numbers; the denoiser is called in its own dtype. Noise
-    number k of row i comes from `fold(seeds, k)[i]` and has the law of `denoiser.noise`; draw the start from other
-    seeds. `denoise_last` returns E[x0 | x] at the last level instead, one evaluation more. x itself is not written.
-    Gradients flow if x requires them. `ConfigError` for a wrong number of seeds or a denoiser that changes the shape;
-    `NumericalError` that names step and level if the result is not finite.
+    The state stays in x.dtype, the coefficients are float64 numbers; the denoiser is called in its own dtype, and the
+    hooks change what it returns, in their order. Noise number k of row i comes from `fold(seeds, k)[i]` and has the
+    law of `denoiser.noise`; with `path` it is the increment of one Brownian path of each row, which any number of steps
+    sees alike. Draw the start from other seeds. `denoise_last` returns E[x0 | x] at the last level instead, one
+    evaluation more. x itself is not written.
+
+    Gradients flow if x requires them, or with `gradients` to whatever the denoiser depends on; each evaluation is
+    repeated in the backward pass, so only the states between them are kept (discrete adjoint with checkpoints).
+
+    `ConfigError` for a wrong number of seeds, a denoiser that changes the shape, an unknown kernel or a step without
+    a clock under `path`; `NumericalError` that names step and level if the result is not finite.
     """
-    if len(seeds) != x.shape[0]:
-        raise ConfigError(f"run needs one seed for each of {x.shape[0]} rows, got {len(seeds)}")
     if denoise_last and plan.levels[-1] > 0.0:
         last = (Eval("last", STATE, plan.levels[-1]), Lin(STATE, (("last", 1.0),)))
-        plan = Plan((*plan.steps, *last), plan.levels)
-    differentiable = x.requires_grad and torch.is_grad_enabled()
-    with torch.set_grad_enabled(differentiable):
-        out = _fold(plan, denoiser, x, seeds, observe=observe, reuse=not differentiable)
-        if not bool(torch.isfinite(out).all()):
-            # Nothing was checked on the way, so that a GPU is never waited for: walk again and look at each step.
-            _fold(plan, denoiser, x, seeds, reuse=False, check=True)
-            raise NumericalError("the result of sampling is not finite, but a second run of the same plan was")
-    return out
+        plan = Plan((*plan.steps, *last), plan.levels, plan.inputs)
+    walk = Walk(denoiser, seeds, hooks=hooks, kernels=kernels, path=path, gradients=gradients)
+    return walk(plan, {STATE: x}, observe=observe)[STATE]
 
 
-def _fold(
-    plan: Plan,
-    denoiser: Denoiser,
-    x: Tensor,
-    seeds: Sequence[int],
-    *,
-    observe: Observer | None = None,
-    reuse: bool = True,
-    check: bool = False,
-) -> Tensor:
-    sigmas = [step.level for step in plan.steps if isinstance(step, Eval)]
-    levels = torch.tensor(sigmas, dtype=torch.float64).to(x.device, denoiser.dtype)
-    slots = {STATE: x.clone()}
-    owned = {STATE} if reuse else set()
-    noise: tuple[int, Tensor] | None = None
-    count = 0
-    for step in plan.steps:
-        if isinstance(step, Eval):
-            state = slots[step.src]
-            slots[step.dst] = _evaluate(denoiser, state, levels[count])
-            owned.discard(step.dst)
-            if observe is not None:
-                observe(count, step.level, state, slots[step.dst])
-            count += 1
+class Walk:
+    """How plans are folded: the denoiser, the seeds of the rows and the rest that `run` explains.
+
+    Calling it takes the slots that a plan starts from to all slots at its end, for plans that need more than a state.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        seeds: Sequence[int],
+        *,
+        hooks: Sequence[Hook] = (),
+        kernels: Mapping[str, Kernel] = KERNELS,
+        path: bool = False,
+        gradients: bool = False,
+    ) -> None:
+        self.denoiser, self.seeds, self.hooks, self.kernels = denoiser, seeds, tuple(hooks), kernels
+        self.path, self.gradients = path, gradients
+
+    def __call__(
+        self, plan: Plan, start: Mapping[str, Tensor], *, observe: Observer | None = None
+    ) -> dict[str, Tensor]:
+        """All slots after the last step; `run` says what is raised."""
+        x = start[plan.inputs[0]]
+        if len(self.seeds) != x.shape[0]:
+            raise ConfigError(f"run needs one seed for each of {x.shape[0]} rows, got {len(self.seeds)}")
+        self._check(plan)
+        wanted = self.gradients or any(slot.requires_grad for slot in start.values())
+        tracked = wanted and torch.is_grad_enabled()
+        with torch.set_grad_enabled(tracked):
+            out = self._fold(plan, start, observe=observe, tracked=tracked)
+            if not bool(torch.isfinite(out[STATE]).all()):
+                # Nothing was checked on the way, so that a GPU is never waited for: walk again and look at each step.
+                self._fold(plan, start, tracked=tracked, check=True)
+                raise NumericalError("the result of sampling is not finite, but a second run of the same plan was")
+        return out
+
+    def _check(self, plan: Plan) -> None:
+        for number, step in enumerate(plan.steps):
+            if isinstance(step, Kick) and step.kernel not in self.kernels:
+                raise ConfigError(f"plan step {number} asks for kernel {step.kernel!r}, not in {sorted(self.kernels)}")
+            unclocked = isinstance(step, (Band, Kick)) or (isinstance(step, Lin) and step.variance and not step.span)
+            if self.path and unclocked:
+                raise ConfigError(f"plan step {number} has noise without a Brownian clock", hint="run with path=False")
+
+    def _fold(
+        self,
+        plan: Plan,
+        start: Mapping[str, Tensor],
+        *,
+        observe: Observer | None = None,
+        tracked: bool,
+        check: bool = False,
+    ) -> dict[str, Tensor]:
+        slots = {name: start[name].clone() for name in plan.inputs}
+        x = slots[plan.inputs[0]]
+        reuse = not (tracked or check)
+        owned = set(slots) if reuse else set()
+        source = _Source(self.denoiser, self.seeds, x, self.path)
+        sigmas = [step.level for step in plan.steps if isinstance(step, (Eval, Kick))]
+        levels = torch.tensor(sigmas, dtype=torch.float64).to(x.device, self.denoiser.dtype)
+        rows = iter(levels[:, None].expand(-1, x.shape[0]).unbind())
+        count = 0
+        for step in plan.steps:
+            if isinstance(step, Lin):
+                xi = source(step) if step.variance > 0.0 else None
+                slots[step.dst] = _combine(step, slots, xi, step.dst in owned)
+                if reuse:
+                    owned.add(step.dst)
+            elif isinstance(step, Band):
+                slots[step.dst] = apply_band(step, slots, source(step) if step.noisy else None)
+                owned.discard(step.dst)
+            else:
+                level = next(rows)
+                state = slots[step.reads[0]]
+                slots[step.dst] = (
+                    self._kick(step, state, level, source)
+                    if isinstance(step, Kick)
+                    else (self._evaluate(state, level, step.level))
+                )
+                owned.discard(step.dst)
+                if observe is not None and isinstance(step, Eval):
+                    observe(count, step.level, state, slots[step.dst])
+                count += 1
+            if check:
+                _check_finite(slots[step.dst], isinstance(step, Eval), count, sigmas)
+        return slots
+
+    def _evaluate(self, x: Tensor, level: Tensor, sigma: float) -> Tensor:
+        given = x.to(self.denoiser.dtype)
+        if torch.is_grad_enabled():
+            denoised = checkpoint(self.denoiser, given, level, use_reentrant=False, preserve_rng_state=False)
+            assert isinstance(denoised, Tensor)
         else:
-            if step.variance > 0.0 and (noise is None or noise[0] != step.key):
-                xi = denoiser.noise.sample(fold(seeds, step.key), x.shape[1:], x.dtype).to(x.device)
-                noise = (step.key, xi)
-            slots[step.dst] = _combine(step, slots, noise, step.dst in owned)
-            if reuse:
-                owned.add(step.dst)
-        if check:
-            _check_finite(slots[step.dst], isinstance(step, Eval), count, sigmas)
-    return slots[STATE]
+            denoised = self.denoiser(given, level)
+        for hook in self.hooks:
+            denoised = hook(denoised, given, sigma)
+        if denoised.shape != x.shape:
+            culprit = self.denoiser if not self.hooks else self.hooks[-1]
+            raise ConfigError(
+                f"{_name(culprit)} returned shape {tuple(denoised.shape)} for a state of {tuple(x.shape)}",
+                hint="a denoiser returns E[x0 | x] in the shape of x",
+            )
+        denoised = denoised.to(x.dtype)
+        # A denoiser may return its argument; the state is overwritten in place later.
+        return denoised.clone() if denoised.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else denoised
+
+    def _kick(self, step: Kick, x: Tensor, level: Tensor, source: _Source) -> Tensor:
+        kernel = self.kernels[step.kernel]
+        return kernel(x, step, lambda state: self._evaluate(state, level, step.level), source.fresh)
 
 
-def _evaluate(denoiser: Denoiser, x: Tensor, level: Tensor) -> Tensor:
-    given = x.to(denoiser.dtype)
-    denoised = denoiser(given, level.expand(x.shape[0]))
-    if denoised.shape != x.shape:
-        raise ConfigError(
-            f"{type(denoiser).__name__} returned shape {tuple(denoised.shape)} for a state of {tuple(x.shape)}",
-            hint="a denoiser returns E[x0 | x] in the shape of x",
-        )
-    denoised = denoised.to(x.dtype)
-    # A denoiser may return its argument; the state is overwritten in place later.
-    return denoised.clone() if denoised.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else denoised
+class _Source:
+    """Noise of the steps of one fold; the last one is kept, because a corrector shares it with its predictor."""
+
+    def __init__(self, denoiser: Denoiser, seeds: Sequence[int], like: Tensor, path: bool) -> None:
+        self.noise, self.seeds, self.like = denoiser.noise, seeds, like
+        self.path = BrownianPath(denoiser.noise, seeds, like.shape[1:]) if path else None
+        self.last: tuple[int, Tensor] | None = None
+
+    def __call__(self, step: Lin | Band) -> Tensor:
+        if self.last is None or self.last[0] != step.key:
+            if self.path is not None and isinstance(step, Lin) and step.span is not None:
+                xi = self.path.increment(*step.span).to(self.like.device, self.like.dtype)
+            else:
+                xi = self.fresh(step.key)
+            self.last = (step.key, xi)
+        return self.last[1]
+
+    def fresh(self, key: int) -> Tensor:
+        """Noise of this number, from the seeds of the rows."""
+        return self.noise.sample(fold(self.seeds, key), self.like.shape[1:], self.like.dtype).to(self.like.device)
 
 
-def _combine(step: Lin, slots: dict[str, Tensor], noise: tuple[int, Tensor] | None, owned: bool) -> Tensor:
+def _combine(step: Lin, slots: Mapping[str, Tensor], xi: Tensor | None, owned: bool) -> Tensor:
     (first, c), *rest = step.terms
-    if not owned or step.dst in dict(rest):
-        out = slots[first] * c
+    value = slots[first]
+    reuse = owned and all(name != step.dst for name, _ in rest)
+    if c == 1.0 and rest:
+        (second, weight), *rest = rest
+        if reuse:
+            out = torch.add(value, slots[second], alpha=weight, out=slots[step.dst])
+        else:
+            out = torch.add(value, slots[second], alpha=weight)
+    elif not reuse:
+        out = value * c
     elif first == step.dst:
-        out = slots[first].mul_(c)
+        out = value.mul_(c)
     else:
-        out = torch.mul(slots[first], c, out=slots[step.dst])
+        out = torch.mul(value, c, out=slots[step.dst])
     in_place = owned or not out.requires_grad
     for name, weight in rest:
         out = out.add_(slots[name], alpha=weight) if in_place else out.add(slots[name], alpha=weight)
-    if step.variance > 0.0 and noise is not None:
-        out = out.add(noise[1], alpha=math.sqrt(step.variance))
-    return out
+    if xi is None:
+        return out
+    root = math.sqrt(step.variance)
+    return out.add_(xi, alpha=root) if in_place else out.add(xi, alpha=root)
 
 
 def _check_finite(value: Tensor, evaluated: bool, count: int, sigmas: Sequence[float]) -> None:
@@ -129,3 +233,7 @@ def _check_finite(value: Tensor, evaluated: bool, count: int, sigmas: Sequence[f
         hint="take more steps, a lower order, weaker guidance or float64",
         context={"step": count, "sigma": sigma, "rows": rows[:16]},
     )
+
+
+def _name(given: object) -> str:
+    return str(getattr(given, "__name__", type(given).__name__))

@@ -1,0 +1,46 @@
+"""A linear combination with one set of numbers for each radial Fourier band."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from pdediff.samplers.steps import Band
+
+
+def band_of(space: Sequence[int]) -> Tensor:
+    """Radial wave number round(|k|), k in periods per box, of every mode in fftn order; integers of shape `space`."""
+    squared = torch.zeros(tuple(space), dtype=torch.float64)
+    for axis, n in enumerate(space):
+        k = torch.fft.fftfreq(n, 1.0 / n, dtype=torch.float64)
+        squared += (k**2).reshape([-1 if i == axis else 1 for i in range(len(space))])
+    return squared.sqrt().round().long()
+
+
+def apply_band(step: Band, slots: Mapping[str, Tensor], xi: Tensor | None) -> Tensor:
+    """The value of `step.dst`; fields (batch, channel, *space), `xi` the noise if any band draws some."""
+    first = slots[step.terms[0][0]]
+    space = tuple(first.shape[2:])
+    dims = tuple(range(2, first.dim()))
+    entry = _entries(space, len(step.variances), first.device)
+    total = torch.zeros((), dtype=first.dtype, device=first.device)
+    for name, coefficients in step.terms:
+        total = total + _numbers(coefficients, first)[entry] * torch.fft.rfftn(slots[name], dim=dims)
+    if xi is not None:
+        roots = tuple(math.sqrt(variance) for variance in step.variances)
+        total = total + _numbers(roots, first)[entry] * torch.fft.rfftn(xi, dim=dims)
+    return torch.fft.irfftn(total, s=space, dim=dims)
+
+
+@lru_cache(maxsize=8)
+def _entries(space: tuple[int, ...], bands: int, device: torch.device) -> Tensor:
+    half = band_of(space)[..., : space[-1] // 2 + 1]
+    return half.clamp(max=bands - 1).to(device)
+
+
+def _numbers(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).to(like.device, like.dtype)
