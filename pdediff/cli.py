@@ -111,10 +111,13 @@ def report(run: str, data_root: Root = ROOT, as_json: AsJson = False, debug: Deb
 
 @app.command("list")
 def list_options(group: Annotated[str | None, typer.Argument()] = None, debug: Debug = False) -> None:
-    """The ready-made configs: all groups, or one.
+    """The ready-made configs: all groups, or one; `samplers` tells their order, cost and source.
 
-    Example:  pdediff list posterior
+    Example:  pdediff list samplers
     """
+    if group == "samplers":
+        _list_samplers()
+        return
     from pdediff.flows import compose
 
     found = compose.groups()
@@ -126,6 +129,14 @@ def list_options(group: Annotated[str | None, typer.Argument()] = None, debug: D
         compose.node(group, "")
     for option in found[group]:
         write(f"{option}: {json.dumps(compose.node(group, option))}")
+
+
+def _list_samplers() -> None:
+    from pdediff.samplers import catalogue
+
+    write(f"{'name':<16} {'order':>5} {'NFE/step':>8}  source")
+    for row in catalogue():
+        write(f"{row['name']:<16} {row['order']:>5} {row['nfe']:>8g}  {row['source']}")
 
 
 @app.command()

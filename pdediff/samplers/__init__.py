@@ -10,10 +10,11 @@ from pdediff.samplers.field import Diffusion, Parameterisation, field, weights
 from pdediff.samplers.gaussian import Response, moments, response
 from pdediff.samplers.grids import blended, edm_grid, equal_mass, uniform_lambda, uniform_phi, uniform_u
 from pdediff.samplers.kernels import KERNELS, Kernel
+from pdediff.samplers.named import catalogue, named, names
 from pdediff.samplers.pilot import pilot_grid
 from pdediff.samplers.plan import STATE, Plan, Sampler, check_levels
 from pdediff.samplers.runner import Hook, Observer, Walk, run
-from pdediff.samplers.sample import gaussian_start, sample
+from pdediff.samplers.sample import Conditional, gaussian_start, sample
 from pdediff.samplers.steps import Band, Eval, Kick, Lin
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "STATE",
     "Band",
     "BrownianPath",
+    "Conditional",
     "DPMSolverPP",
     "Default",
     "Diffusion",
@@ -39,12 +41,15 @@ __all__ = [
     "Walk",
     "band_of",
     "blended",
+    "catalogue",
     "check_levels",
     "edm_grid",
     "equal_mass",
     "field",
     "gaussian_start",
     "moments",
+    "named",
+    "names",
     "pilot_grid",
     "response",
     "run",

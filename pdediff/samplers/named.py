@@ -1,0 +1,38 @@
+"""Samplers by the name of their preset: the config folder is the registry."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.resources import files
+
+import yaml
+
+from pdediff.errors import ConfigError
+from pdediff.samplers.plan import Sampler
+
+
+def names() -> list[str]:
+    """Names of all presets."""
+    folder = files("pdediff.configs") / "sampler"
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def named(name: str) -> Sampler:
+    """The sampler of a preset, such as "unipc". `ConfigError` for a name that is none."""
+    if name not in names():
+        raise ConfigError(f"{name!r} is not one of {', '.join(names())}", hint="`pdediff list samplers` describes them")
+    file = files("pdediff.configs") / "sampler" / f"{name}.yaml"
+    node = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in yaml.safe_load(file.read_text()).items()
+    }
+    return getattr(import_module("pdediff.samplers"), node.pop("kind"))(**node)
+
+
+def catalogue() -> list[dict[str, object]]:
+    """Name, order, evaluations per step and source of each preset."""
+    found = [(name, named(name)) for name in names()]
+    return [
+        {"name": name, "order": sampler.slope, "nfe": sampler.evaluations, "source": sampler.source}
+        for name, sampler in found
+    ]
