@@ -1,5 +1,6 @@
 """Noise levels, noise fields, denoisers with calibrated errors, and the exact priors that test everything else."""
 
+from pdediff.diffusion.adapters import AdaptedDenoiser, Affine, Prediction
 from pdediff.diffusion.calibration import CalibratedError, held_out_errors, low_rank, measure, stationary
 from pdediff.diffusion.covariance import (
     Covariance,
@@ -14,19 +15,28 @@ from pdediff.diffusion.covariance import (
 from pdediff.diffusion.denoiser import Denoiser, ShapedByMean, broadcast
 from pdediff.diffusion.edm import NetworkDenoiser, precondition
 from pdediff.diffusion.gaussian import GaussianPrior
+from pdediff.diffusion.gaussian_density import gaussian_density
 from pdediff.diffusion.gaussian_field import GaussianFieldPrior, matern_field
 from pdediff.diffusion.gaussian_mixture import GaussianMixturePrior
 from pdediff.diffusion.local_scale import LocalScale, measure_scale
 from pdediff.diffusion.loss import DenoisingLoss, NoiseLevels
 from pdediff.diffusion.noise import GaussianRandomField, NoiseField, WhiteNoise
+from pdediff.diffusion.processes import EDM, VE, Flow, Process, Trig
+from pdediff.diffusion.vp import DDPMTable, MeanReverting, SubVP, VPCosine, VPLinear
 
 __all__ = [
+    "EDM",
+    "VE",
+    "AdaptedDenoiser",
+    "Affine",
     "CalibratedError",
     "Covariance",
+    "DDPMTable",
     "Denoiser",
     "DenoisingLoss",
     "DenseCovariance",
     "DiagonalCovariance",
+    "Flow",
     "FourierCovariance",
     "GaussianFieldPrior",
     "GaussianMixturePrior",
@@ -34,13 +44,21 @@ __all__ = [
     "GaussianRandomField",
     "LocalScale",
     "LowRankCovariance",
+    "MeanReverting",
     "NetworkDenoiser",
     "NoiseField",
     "NoiseLevels",
+    "Prediction",
+    "Process",
     "ShapedByMean",
+    "SubVP",
+    "Trig",
+    "VPCosine",
+    "VPLinear",
     "WhiteNoise",
     "broadcast",
     "conjugate_gradients",
+    "gaussian_density",
     "held_out_errors",
     "isotropic",
     "low_rank",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pdediff.diffusion.covariance import DenseCovariance
-from pdediff.diffusion.denoiser import ShapedByMean, broadcast
+from pdediff.diffusion.denoiser import ShapedByMean
 from pdediff.diffusion.noise import WhiteNoise
 from pdediff.types import Field, Levels
 
@@ -47,8 +47,10 @@ class GaussianPrior(ShapedByMean):
         return DenseCovariance((self._spectrum[1] * values) @ self._spectrum[1].T, self.shape)
 
     def score(self, x: Field, sigma: Levels) -> Field:
-        """Gradient of `log_prob` in x: (D(x) - x) / sigma^2."""
-        return (self(x, sigma) - x) / broadcast(sigma, x) ** 2
+        """Gradient of `log_prob` in x: (S + sigma^2)^-1 (m - x), where (D(x) - x) / sigma^2 would cancel."""
+        variance = self._spectrum[0] + sigma.to(x.dtype)[:, None] ** 2
+        modes = (self.mean - x).flatten(1) @ self._spectrum[1]
+        return ((modes / variance) @ self._spectrum[1].T).reshape(x.shape)
 
     def log_prob(self, x: Field, sigma: Levels) -> Tensor:
         """Log density of x0 + sigma * eps at x, (batch,)."""

@@ -19,6 +19,7 @@ from pdediff.types import Field, Levels
 class GaussianFieldPrior(ShapedByMean):
     """N(mean, S) with S diagonal in Fourier space: `spectrum` (channel, *space), eigenvalues in fftn order.
 
+    Fields are real, so the spectrum is even in the wave vector: the densities count the modes k and -k once each.
     D(x) = m + S (S + sigma^2 C)^-1 (x - m) for white or coloured noise C; works in 1 to 3 dimensions.
     """
 
@@ -46,6 +47,11 @@ class GaussianFieldPrior(ShapedByMean):
     def error(self, sigma: float) -> FourierCovariance:
         noise = sigma**2 * self._noise_spectrum()
         return FourierCovariance(self.spectrum / (1 + self.spectrum / noise))
+
+    def score(self, x: Field, sigma: Levels) -> Field:
+        """Gradient of `log_prob` in x: (S + sigma^2 C)^-1 (m - x), also where sigma is zero."""
+        variance = self.spectrum + broadcast(sigma, x) ** 2 * self._noise_spectrum()
+        return -torch.fft.ifftn(self._modes(x) / variance, dim=tuple(range(2, x.dim())), norm="ortho").real
 
     def log_prob(self, x: Field, sigma: Levels) -> Tensor:
         """Log density of x0 + sigma * eps at x, (batch,)."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pdediff.diffusion.covariance import DenseCovariance
-from pdediff.diffusion.denoiser import broadcast
 from pdediff.diffusion.gaussian import GaussianPrior
 from pdediff.diffusion.noise import WhiteNoise
 from pdediff.types import Field, Levels, fold, normal, uniform
@@ -74,8 +73,10 @@ class GaussianMixturePrior:
         return self._modes(x, sigma)[2].logsumexp(0)
 
     def score(self, x: Field, sigma: Levels) -> Field:
-        """Gradient of `log_prob` in x: (D(x) - x) / sigma^2."""
-        return (self(x, sigma) - x) / broadcast(sigma, x) ** 2
+        """Gradient of `log_prob` in x: that of the components, weighted; (D(x) - x) / sigma^2 would cancel."""
+        modes, variance, joint = self._modes(x, sigma)
+        components = torch.bmm(modes / variance, self._spectrum[1].mT)
+        return -(joint.softmax(0)[..., None] * components).sum(0).reshape(x.shape)
 
     def sample(self, seeds: tuple[int, ...]) -> Field:
         """Exact draws, row i from seed i alone."""
