@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from pdediff.runtime import Device, Runtime, resolve_device
 from pdediff.stages.folders import VERSION, output_folder, rejected_of
 from pdediff.stages.generation_config import GenerateConfig
 from pdediff.stages.generation_layout import resolved
-from pdediff.stages.generation_plan import Plan, make_plan
-from pdediff.stages.generation_schema import schema_of
+from pdediff.stages.generation_plan import Level, Plan, Trial, make_plan, measured, unmeasured
+from pdediff.stages.generation_schema import accuracy_attributes, schema_of
 from pdediff.stages.generation_tile import duplicates, solve_tile
 from pdediff.store import (
     Receipt,
@@ -51,6 +52,9 @@ class ShardTask:
     refused: dict[int, str] = field(default_factory=dict)
 
 
+Work = ShardTask | Trial
+
+
 def generate(config: GenerateConfig, root: Path, runtime: Runtime) -> Path:
     """The folder of the data set that `config` describes: made, completed, or returned as it is.
 
@@ -77,30 +81,46 @@ def _make(path: Path, config: GenerateConfig, identity: dict[str, Any], runtime:
     identity = {**identity, "plan": plan.to_json()}
     create(path, schema_of(config, plan), identity)
     with Writer(path) as writer:
-        _fill(writer, writer.missing(), {}, identity, runtime)
+        trials = plan.trials(config, runtime.device)
+        levels = _fill(writer, writer.missing(), {}, identity, runtime, trials)
         found, known = _repeated(writer)
         if found:  # rare: their shards are written again without them
             shards = sorted({index // writer.schema.shard for index in found})
             _fill(writer, shards, known | found, identity, runtime)
         redrawn = sum(receipt.attempts > 1 for receipt in writer.receipts.values())
         repeated = {str(index): reason for index, reason in sorted((known | found).items())}
-        writer.finish({"max_rejected": config.max_rejected, "redrawn": redrawn, "duplicates": repeated})
+        told = accuracy_attributes(config, plan.measured(levels))
+        writer.finish({**told, "max_rejected": config.max_rejected, "redrawn": redrawn, "duplicates": repeated})
 
 
 def _fill(
-    writer: Writer, shards: list[int], refused: dict[int, str], identity: dict[str, Any], runtime: Runtime
-) -> None:
-    """Compute shards on the workers and take their receipts."""
-    failures = runtime.map(
-        compute_shard,
-        [task_of(writer.path, shard, identity, writer.schema, runtime.device, refused) for shard in shards],
-        label="generate",
-        on_result=lambda _, receipts: writer.accept(receipts),
-        size=_size,
-        rejected=_rejected,
-    )
+    writer: Writer,
+    shards: list[int],
+    refused: dict[int, str],
+    identity: dict[str, Any],
+    runtime: Runtime,
+    trials: Sequence[Trial] = (),
+) -> list[Level]:
+    """Compute shards on the workers and take their receipts; return the levels that were measured meanwhile."""
+    levels: list[Level] = []
+
+    def take(_: Work, result: list[Receipt] | Level) -> None:
+        levels.append(result) if isinstance(result, Level) else writer.accept(result)
+
+    tasks = [task_of(writer.path, shard, identity, writer.schema, runtime.device, refused) for shard in shards]
+    # An equation that has no solution is found out first.
+    work: list[Work] = [*trials, *tasks]
+    failures = runtime.map(compute, work, label="generate", on_result=take, size=_size, rejected=_rejected)
     for failure in failures:
+        if isinstance(failure.item, Trial):
+            raise unmeasured(failure.item, failure.reason)
         writer.accept(_refuse(failure.item, failure.reason))
+    return levels
+
+
+def compute(work: Work) -> list[Receipt] | Level:
+    """What a worker is asked for: the receipts of a shard, or a level with its accuracy."""
+    return measured(work) if isinstance(work, Trial) else compute_shard(work)
 
 
 def task_of(
@@ -163,12 +183,12 @@ def _repeated(writer: Writer) -> tuple[dict[int, str], dict[int, str]]:
     return {index: f"{_REPEATS}{earlier}" for index, earlier in found.items()}, known
 
 
-def _size(task: ShardTask) -> int:
-    return task.rows[1] - task.rows[0]
+def _size(work: Work) -> int:
+    return 0 if isinstance(work, Trial) else work.rows[1] - work.rows[0]
 
 
-def _rejected(receipts: list[Receipt]) -> int:
-    return sum(receipt.status != "ok" for receipt in receipts)
+def _rejected(result: list[Receipt] | Level) -> int:
+    return 0 if isinstance(result, Level) else sum(receipt.status != "ok" for receipt in result)
 
 
 def _refuse(task: ShardTask, reason: str) -> list[Receipt]:

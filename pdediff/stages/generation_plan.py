@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -34,8 +34,9 @@ class Level:
     """One difficulty level of a set.
 
     `code` is its place among the levels of the PDE and the value of `difficulty`, `node` its PDE with the chosen inner
-    step, `tiles` how many tiles it has. `time_error` and `tail` are those of `pdediff.pdes.accuracy` (None: steady),
-    `seconds` what a sample cost in the pilot run of a set with a budget.
+    step, `tiles` how many tiles it has. `time_error` (None: steady) and `tail` are those of `pdediff.pdes.accuracy`;
+    `tail` is None where they are not measured yet. `seconds` is what a sample cost in the pilot run of a set with a
+    budget.
     """
 
     name: str
@@ -94,6 +95,15 @@ class Plan:
         """The level with a code."""
         return next(level for level in self.levels if level.code == code)
 
+    def measured(self, levels: Iterable[Level]) -> Plan:
+        """The plan with what was measured of some of its levels."""
+        found = {level.name: level for level in levels}
+        return replace(self, levels=tuple(found.get(level.name, level) for level in self.levels))
+
+    def trials(self, config: GenerateConfig, device: Device) -> list[Trial]:
+        """What is left to measure of the accuracy of its levels: it decides nothing of the samples."""
+        return [Trial(v, config.grid, config.seed, None, 0, device) for v in self.levels if v.tail is None]
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -108,8 +118,9 @@ class Trial:
 
 
 def make_plan(config: GenerateConfig, runtime: Runtime) -> Plan:
-    """Measures the levels of a config whose open numbers are resolved, on the workers, and decides on counts.
+    """Decides on steps and counts of a config whose open numbers are resolved.
 
+    A tolerance or a budget needs the levels measured first, on the workers; else they can be together with the samples.
     Raises ConfigError for levels that cannot share a set, for fewer tiles than levels and for a tolerance that is not
     reached, NumericalError where an equation has no finite solution.
     """
@@ -121,21 +132,28 @@ def make_plan(config: GenerateConfig, runtime: Runtime) -> Plan:
             f"{', '.join(level.name for level in levels)}",
             hint="a tile has one level: more samples, or a smaller tile",
         )
+    if config.budget is None and config.tolerance is None:
+        return _counted(config, tile, levels, runtime.lanes)
     timed = tile if config.budget is not None else 0
     trials = [Trial(level, config.grid, config.seed, config.tolerance, timed, runtime.device) for level in levels]
     found: dict[str, Level] = {}
     failures = runtime.map(
         measured, trials, label="plan", on_result=lambda trial, level: found.update({trial.level.name: level})
     )
-    if failures:
-        raise ResourceError(f"level {failures[0].item.level.name} could not be measured: {failures[0].reason}")
+    for failure in failures:
+        raise unmeasured(failure.item, failure.reason)
     return _counted(config, tile, [found[level.name] for level in levels], runtime.lanes)
+
+
+def unmeasured(trial: Trial, reason: str) -> ResourceError:
+    """What is said of a level whose trial kills its worker."""
+    return ResourceError(f"level {trial.level.name} could not be measured: {reason}")
 
 
 def levels_of(config: GenerateConfig) -> list[Level]:
     """The levels that the config asks for, in the order of the PDE, not measured yet."""
     if not config.difficulty:
-        return [Level(WHOLE, 0, config.pde)]
+        return [Level(WHOLE, 0, configs.to_dict(configs.build("pde", config.pde)))]
     known = configs.build("pde", config.pde).levels
     return [
         Level(name, code, configs.to_dict(configs.build("pde", changed(config.pde, known[name]))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pdediff import config as configs
@@ -52,12 +53,8 @@ def _labels(config: GenerateConfig, pde: PDE) -> tuple[ArraySpec, ArraySpec]:
 
 
 def attributes(config: GenerateConfig, plan: Plan, pde: PDE) -> dict[str, Any]:
-    """Equation, method, accuracy and plan; of each level where the set has levels."""
-
-    def of_each(say: Callable[[Level], Any]) -> Any:
-        said = {level.name: say(level) for level in plan.levels}
-        return said if config.difficulty else said[WHOLE]
-
+    """Equation, method, plan and what is known of the accuracy; of each level where the set has levels."""
+    of_each = partial(_of_each, plan, config)
     built: dict[str, PDE] = {level.name: configs.build("pde", level.node) for level in plan.levels}
     told = {
         "pde": pde.name,
@@ -66,7 +63,6 @@ def attributes(config: GenerateConfig, plan: Plan, pde: PDE) -> dict[str, Any]:
         "symmetries": pde.symmetries,
         "parameters": config.pde,
         "method": of_each(lambda level: built[level.name].inner_description(config.grid)),
-        "space_tail_ratio": of_each(lambda level: level.tail),
         "root_seed": config.seed,
         "tile": plan.tile,
         "shard": plan.shard,
@@ -74,7 +70,6 @@ def attributes(config: GenerateConfig, plan: Plan, pde: PDE) -> dict[str, Any]:
     }
     if pde.clock is not None:
         told["step"] = of_each(lambda level: inner_step(built[level.name], config.grid))
-        told["time_error_estimate"] = of_each(lambda level: level.time_error)
     if config.difficulty:
         told["levels"] = {
             level.name: {"share": config.difficulty[level.name], "tiles": level.tiles, "parameters": level.node}
@@ -83,4 +78,19 @@ def attributes(config: GenerateConfig, plan: Plan, pde: PDE) -> dict[str, Any]:
     if config.budget is not None:
         told["budget_seconds"], told["budget_workers"] = config.budget, plan.workers
         told["pilot_seconds_per_sample"] = of_each(lambda level: level.seconds)
-    return told
+    return told | accuracy_attributes(config, plan)
+
+
+def accuracy_attributes(config: GenerateConfig, plan: Plan) -> dict[str, Any]:
+    """How far the solutions can be trusted; nothing before every level was measured."""
+    if any(level.tail is None for level in plan.levels):
+        return {}
+    told = {"space_tail_ratio": _of_each(plan, config, lambda level: level.tail)}
+    if all(level.time_error is None for level in plan.levels):  # steady
+        return told
+    return told | {"time_error_estimate": _of_each(plan, config, lambda level: level.time_error)}
+
+
+def _of_each(plan: Plan, config: GenerateConfig, say: Callable[[Level], Any]) -> Any:
+    said = {level.name: say(level) for level in plan.levels}
+    return said if config.difficulty else said[WHOLE]

@@ -14,6 +14,7 @@ import zarr
 from torch import Tensor
 
 from pdediff.errors import DataError, IntegrityError, MatchError
+from pdediff.store.chunks import is_plain, read_chunks
 from pdediff.store.columns import column_of
 from pdediff.store.integrity import damage_line, read_rows, sha256_of
 from pdediff.store.layout import get_array, open_data, read_schema
@@ -39,6 +40,7 @@ class SetReader:
         self._specs = {spec.path: spec for spec in self.schema.all_arrays()} | self._columns
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
         self._memory = free if memory is None else memory
+        self._arrays: dict[str, zarr.Array] = {}
         self._loaded: dict[str, np.ndarray] = {}
         self._checked: dict[str, np.ndarray] = {}
 
@@ -114,9 +116,11 @@ class SetReader:
 
     def _read(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Decodes sorted rows; a row without a receipt (being written, never written) is the fill value."""
-        array = get_array(self._root, name)
+        if name not in self._arrays:
+            self._arrays[name] = get_array(self._root, name)
+        array = self._arrays[name]
         try:
-            values = _decoded(array, rows)
+            values = read_chunks(self.path, array, rows) if is_plain(array) else _decoded(array, rows)
         except Exception as error:  # each codec and reader raises its own kind of error
             bad = next((i for i in rows.tolist() if read_rows(array, i, i + 1) is None), None)
             if bad is None:

@@ -85,7 +85,7 @@ def _scan_rows(
 def sha256_of(unit: np.ndarray) -> str:
     """SHA-256 of the bytes of one unit, C order, little endian."""
     unit = np.asarray(unit)
-    return hashlib.sha256(unit.astype(unit.dtype.newbyteorder("<"), copy=False).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(unit, unit.dtype.newbyteorder("<")).data).hexdigest()
 
 
 def damage_line(index: int, name: str, kind: str) -> str:
@@ -208,7 +208,7 @@ def _recompute(
                 f"sample {receipt.index} of {path} came out different when computed again",
                 hint=f"it was made by version {before.version}, now {receipt.version}; generate a new store",
             )
-    return [replace(r, seconds=old[r.index].seconds) if r.index in old else r for r in made]
+    return [replace(r, making=replace(r.making, seconds=old[r.index].seconds)) if r.index in old else r for r in made]
 
 
 def _restore_config(path: Path) -> None:

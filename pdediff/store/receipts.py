@@ -5,38 +5,66 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pdediff.store.files import canonical, disk, seal, unseal
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """What was written for unit `index`: its seed key and, per array, SHA-256 of its bytes (little endian, C order).
+class Making:
+    """What else is known of a unit, no part of the content hash: the time it took, how often it was drawn.
 
-    `seconds` is the time it took, `attempts` how often it was drawn; both are no part of the content hash.
+    `moments` are what the statistics need of each float array of an accepted unit (absent in older stores).
     """
+
+    seconds: float
+    attempts: int = 1
+    moments: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was written for unit `index`: its seed key and, per array, SHA-256 of its bytes (little endian, C order)."""
 
     index: int
     key: int
     sha256: dict[str, str]
     version: str
-    seconds: float
+    making: Making
     status: str = "ok"
     reason: str = ""
-    attempts: int = 1
+
+    @property
+    def seconds(self) -> float:
+        """The time it took."""
+        return self.making.seconds
+
+    @property
+    def attempts(self) -> int:
+        """How often it was drawn."""
+        return self.making.attempts
+
+    @property
+    def moments(self) -> dict[str, dict[str, list[float]]]:
+        """Moments by array; see `pdediff.store.moments`."""
+        return self.making.moments
 
     def line(self) -> str:
-        """The line of the log, with its own checksum."""
-        return seal(asdict(self))
+        """The line of the log, with its own checksum: one flat record."""
+        record = vars(self) | vars(self.making)
+        del record["making"]
+        return seal(record)
 
     @staticmethod
     def parse(text: str | bytes) -> Receipt | None:
         """The receipt of a line; None when the line is torn or damaged."""
         record = unseal(text)
+        if record is None:
+            return None
+        made = {name: record.pop(name) for name in ("seconds", "attempts", "moments") if name in record}
         try:
-            return None if record is None else Receipt(**record)
+            return Receipt(**record, making=Making(**made))
         except TypeError:
             return None
 

@@ -56,6 +56,11 @@ class ArraySpec:
         kind = np.dtype(self.dtype).kind
         return {"f": float("nan"), "i": -1, "u": 0, "b": False}[kind]
 
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds real numbers, of which there are statistics."""
+        return self.dtype in FLOATS
+
 
 @dataclass(frozen=True)
 class Schema:

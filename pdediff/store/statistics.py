@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import zarr
 
 from pdediff.store.files import disk
 from pdediff.store.layout import DATA, get_array, open_data, read_schema, stated
+from pdediff.store.moments import DIFFERENCES, VALUES, Kept, Moments, kept_moments, merged_moments
 from pdediff.store.receipts import Receipt
 from pdediff.store.schema import ArraySpec, Schema
 
@@ -22,8 +23,9 @@ def statistics(path: Path, receipts: Mapping[int, Receipt]) -> dict[str, Summary
     """Mean, standard deviation, minimum, maximum and count of each float array over its training units.
 
     Arrays with a dim `time` also have `difference_mean` and `difference_std`, those of the next frame less the frame.
-    Units are those with status ok and, where the store has an array `split`, split 0. Summed in float64 in index
-    order from per-unit moments (Chan et al. 1983, eq. 2.1), so the numbers do not depend on shards. NaNs are left out.
+    Units are those with status ok and, where the store has an array `split`, split 0. The receipts have the moments of
+    each unit; of a unit whose receipt has none (an older version wrote it) they are computed from its data. They are
+    merged in index order, so the numbers do not depend on shards, workers or resumes. NaNs are left out.
     """
     schema, root = read_schema(path), open_data(path)
     good = np.array([receipts[i].status == "ok" for i in range(schema.size)])
@@ -31,9 +33,11 @@ def statistics(path: Path, receipts: Mapping[int, Receipt]) -> dict[str, Summary
         good &= np.asarray(get_array(root, "split")[...]) == TRAIN
     found = {}
     for spec in schema.arrays:
-        if np.dtype(spec.dtype).kind == "f":
-            summary = _summarise(spec, get_array(root, spec.path), schema, good)
-            if summary:
+        if spec.is_float:
+            total: dict[str, Moments] = {}
+            for kept in _each(spec, get_array(root, spec.path), schema, receipts, good):
+                total = merged_moments(total, kept)
+            if summary := _summary(total):
                 found[spec.path] = summary
     return found
 
@@ -46,43 +50,24 @@ def state(path: Path, found: Mapping[str, Summary]) -> None:
             get_array(root, name).attrs.update(stated(summary))
 
 
-def _summarise(spec: ArraySpec, array: zarr.Array, schema: Schema, good: np.ndarray) -> Summary:
-    axis = spec.dims.index("time") - 1 if "time" in spec.dims else None
-    total, change = _Moments(), _Moments()
+def _each(
+    spec: ArraySpec, array: zarr.Array, schema: Schema, receipts: Mapping[int, Receipt], good: np.ndarray
+) -> Iterator[Kept]:
+    """Moments of each training unit in index order; a shard is read only where a receipt lacks them."""
     for shard in range(schema.shards):
-        rows = schema.rows(shard)
-        if not good[rows.start : rows.stop].any():
+        rows = [index for index in schema.rows(shard) if good[index]]
+        if all(spec.path in receipts[index].moments for index in rows):
+            yield from (receipts[index].moments[spec.path] for index in rows)
             continue
-        for index, unit in zip(rows, np.asarray(array[rows.start : rows.stop]), strict=True):
-            if good[index]:
-                total.add(unit.astype("float64"))
-                if axis is not None:
-                    change.add(np.diff(unit.astype("float64"), axis=axis))
-    if not total.count:
+        first, last = rows[0], rows[-1]
+        block = np.asarray(array[first : last + 1])
+        for index in rows:
+            yield receipts[index].moments.get(spec.path) or kept_moments(spec, block[index - first])
+
+
+def _summary(total: Mapping[str, Moments]) -> Summary:
+    whole, change = total.get(VALUES, Moments()), total.get(DIFFERENCES, Moments())
+    if not whole.count:
         return {}
     moving = change.summary() if change.count else {}
-    return total.summary() | {f"difference_{name}": moving[name] for name in ("mean", "std") if name in moving}
-
-
-class _Moments:
-    """Running count, mean, sum of squared deviations and range."""
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
-        self.low, self.high = np.inf, -np.inf
-
-    def add(self, unit: np.ndarray) -> None:
-        values = unit[np.isfinite(unit)]
-        if not values.size:
-            return
-        mean = float(values.mean())
-        squares = float(((values - mean) ** 2).sum())
-        count, step = self.count + values.size, mean - self.mean
-        self.squares += squares + step**2 * self.count * values.size / count
-        self.mean += step * values.size / count
-        self.count = count
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-
-    def summary(self) -> Summary:
-        std = float(np.sqrt(self.squares / self.count))
-        return {"mean": self.mean, "std": std, "min": self.low, "max": self.high, "count": self.count}
+    return whole.summary() | {f"difference_{name}": moving[name] for name in ("mean", "std") if name in moving}

@@ -21,7 +21,8 @@ from pdediff.store.integrity import Damage, scan
 from pdediff.store.layout import DATA, RECEIPTS, get_array, object_file, open_data, read_schema
 from pdediff.store.lock import Lock
 from pdediff.store.manifest import write_manifest
-from pdediff.store.receipts import Receipt, append_receipts, read_receipts
+from pdediff.store.moments import kept_moments
+from pdediff.store.receipts import Making, Receipt, append_receipts, read_receipts
 from pdediff.store.schema import OK, REJECTED, Schema
 from pdediff.store.security import check_folder
 from pdediff.store.statistics import state, statistics
@@ -148,16 +149,20 @@ def write_shard(
     out = np.array([index in rejected for index in rows])
     marks = {"seed": np.array(keys, dtype="uint64"), "status": np.where(out, REJECTED, OK)}
     stored = _write(Path(path), rows.start, {**data, **marks}, out)
+    measured = [spec for spec in schema.arrays if spec.is_float]
     return [
         Receipt(
             index=index,
             key=int(keys[i]),
             sha256={name: hashlib.sha256(values[i].tobytes()).hexdigest() for name, values in stored.items()},
             version=version,
-            seconds=round(float(each[i]), 6),
+            making=Making(
+                seconds=round(float(each[i]), 6),
+                attempts=int(drawn[i]),
+                moments={} if index in rejected else {s.path: kept_moments(s, stored[s.path][i]) for s in measured},
+            ),
             status="rejected" if index in rejected else "ok",
             reason=rejected.get(index, ""),
-            attempts=int(drawn[i]),
         )
         for i, index in enumerate(rows)
     ]

@@ -20,7 +20,7 @@ from pdediff.spread import Failure
 from pdediff.stages import generation, generation_plan, generation_tile
 from pdediff.stages.generation_tile import duplicates
 from pdediff.store import Receipt, SetReader, open_store, read_manifest, verify
-from pdediff.store.receipts import read_receipts
+from pdediff.store.receipts import Making, read_receipts
 from pdediff.types import Purpose, derive, uniform
 
 WORDS = ("grid=8", "tile=2", "shard=8", "samples=48", "max_rejected=1")
@@ -130,7 +130,7 @@ class Backwards(Runtime):
 
 def test_duplicates_are_accepted_samples_with_equal_outputs() -> None:
     def receipt(index: int, u: str, v: str, status: str = "ok") -> Receipt:
-        return Receipt(index, 0, {"u": u, "v": v, "initial": f"{index}"}, "1", 0.0, status)
+        return Receipt(index, 0, {"u": u, "v": v, "initial": f"{index}"}, "1", Making(0.0), status)
 
     made = [("a", "b"), ("a", "c"), ("a", "b"), ("x", "b"), ("a", "b"), ("a", "c")]
     receipts = {i: receipt(i, *pair, "rejected" if i == 4 else "ok") for i, pair in enumerate(made)}

@@ -13,7 +13,7 @@ import store_recipe as recipe
 
 from pdediff import store
 from pdediff.errors import ConfigError, IntegrityError
-from pdediff.store.receipts import append_receipts, read_receipts
+from pdediff.store.receipts import Making, append_receipts, read_receipts
 
 SCHEMA = store.Schema(
     unit="sample",
@@ -202,7 +202,7 @@ def test_receipts_without_attempts_are_read(tmp_path: Path) -> None:
 
     old = {"index": 0, "key": 1, "sha256": {}, "version": "v0", "seconds": 1.0, "status": "ok", "reason": ""}
     (tmp_path / "receipts.jsonl").write_text(seal(old) + "\n")
-    append_receipts(tmp_path / "receipts.jsonl", [store.Receipt(1, 2, {}, "v1", 1.0, attempts=3)])
+    append_receipts(tmp_path / "receipts.jsonl", [store.Receipt(1, 2, {}, "v1", Making(1.0, attempts=3))])
     found = read_receipts(tmp_path / "receipts.jsonl")
     assert (found[0].attempts, found[1].attempts) == (1, 3)
 
