@@ -22,7 +22,7 @@ set_environment()
 
 
 def launch(
-    flow: Literal["generate", "train", "sample", "reconstruct", "evaluate", "benchmark", "pipeline"],
+    flow: Literal["generate", "train", "tune", "sample", "reconstruct", "evaluate", "benchmark", "pipeline"],
     data_root: Path,
     parameters: Mapping[str, Any],
     progress: Literal["json", "quiet"] | None = None,

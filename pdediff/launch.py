@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CONFIGS = {
     "generate": "GenerateConfig",
     "train": "TrainConfig",
+    "tune": "TuneConfig",
     "sample": "SampleConfig",
     "reconstruct": "ReconstructConfig",
     "evaluate": "EvaluateConfig",
@@ -32,8 +33,11 @@ CONFIGS = {
 }
 """Model of each stage's config in `pdediff.stages.configs`."""
 
-INPUTS = {"train": ("data",), "sample": ("prior",), "reconstruct": ("prior", "data")}
+INPUTS = {"train": ("data",), "tune": ("prior",), "sample": ("prior",), "reconstruct": ("prior", "data")}
 """What a stage reads, given as `key=PATH` or `key=NAME`; no part of its config."""
+
+OPTIONAL = {"sample": ("plan",)}
+"""Inputs that a stage can do without."""
 
 NAMED_AFTER = {"generate": "pde", "reconstruct": "posterior", "benchmark": "suite"}
 """The group whose chosen option is the name of a result that was given none: `posterior=dps` makes `dps-<hash>`."""
@@ -71,7 +75,9 @@ class Job:
         if self.command == "demo":
             return _run_demo(self.config, self.options.data_root, runtime)
         stage = getattr(import_module("pdediff.stages"), self.command)
-        return stage(self.config, *self.inputs.values(), self.options.data_root, runtime)
+        optional = {key: self.inputs[key] for key in OPTIONAL.get(self.command, ()) if key in self.inputs}
+        required = [value for key, value in self.inputs.items() if key not in optional]
+        return stage(self.config, *required, self.options.data_root, runtime, **optional)
 
     def runtime(self) -> Runtime:
         """Where the stage runs. Raises ConfigError where this machine cannot give it."""
@@ -165,7 +171,7 @@ def _split(command: str, words: Sequence[str]) -> tuple[dict[str, str], list[str
     for word in words:
         key, equals, value = word.partition("=")
         is_file = key == "observations" and command == "reconstruct" and not value.lstrip().startswith("{")
-        if equals and key in INPUTS.get(command, ()):
+        if equals and key in (*INPUTS.get(command, ()), *OPTIONAL.get(command, ())):
             raw[key] = value
         elif is_file:
             overrides.append("observations='" + value.replace("'", "\\'") + "'")
@@ -210,6 +216,11 @@ def _inputs(
             if key not in raw and not (key == "data" and needs_no_data):
                 raise ConfigError(f"{key} is missing", hint=f"write {key}=NAME or {key}=PATH; `pdediff ls` shows names")
             found[key] = locate(root, key, raw[key]) if key in raw else None
+        except ConfigError as problem:
+            problems.append(problem)
+    for key in set(OPTIONAL.get(command, ())) & set(raw):
+        try:
+            found[key] = locate(root, key, raw[key])
         except ConfigError as problem:
             problems.append(problem)
     if command == "evaluate":

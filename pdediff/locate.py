@@ -8,12 +8,20 @@ from pathlib import Path
 from pdediff.errors import ConfigError
 from pdediff.wording import nearest, show
 
-KINDS = {"data": "sets", "prior": "runs", "samples": "samples", "reconstruction": "recon", "report": "reports"}
+KINDS = {
+    "data": "sets",
+    "prior": "runs",
+    "plan": "plans",
+    "samples": "samples",
+    "reconstruction": "recon",
+    "report": "reports",
+}
 """Folder under the data root of each kind of result."""
 
 STAGES = {
     "generate": "data",
     "train": "prior",
+    "tune": "plan",
     "sample": "samples",
     "reconstruct": "reconstruction",
     "evaluate": "report",
@@ -23,7 +31,7 @@ STAGES = {
 
 
 def locate(root: Path, what: str, text: str) -> Path:
-    """The folder of the `what` (data, prior, reconstruction, report) called `text`. Raises ConfigError."""
+    """The folder of the `what` (a key of `KINDS`) called `text`. Raises ConfigError."""
     given, folder = Path(text), root / KINDS[what]
     known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     found = [name for name in known if name == text] or [name for name in known if name.rpartition("-")[0] == text]

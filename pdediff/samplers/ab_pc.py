@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -15,6 +15,9 @@ from pdediff.samplers.steps import Eval, Lin
 from pdediff.types import Positive
 
 Order = Annotated[int, Interval(ge=1, le=4)]
+
+Weigh = Callable[[Parameterisation, Sequence[float], float, float], list[float]]
+"""(parameterisation, nodes, start, stop) -> weights of a step; a corrector's first node is its stop."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,16 @@ class PC:
     """
 
     source: ClassVar[str] = "after Zhao et al. 2023 (UniPC), sec. 3"
-    evaluations: ClassVar[float] = 1.0
 
     field: FieldName = "v"
     order: Order = 2
     s: Positive = 1.0
     corrector: bool = True
+
+    @property
+    def evaluations(self) -> float:
+        """Denoiser evaluations of a step."""
+        return 1.0
 
     @property
     def slope(self) -> int:
@@ -65,10 +72,12 @@ def multistep(
     *,
     corrector: bool = False,
     noise: Diffusion | None = None,
+    weigh: Weigh = weights,
 ) -> Plan:
     """Plan of the AB(order) predictor, with or without the free corrector, along checked levels.
 
-    `noise` says what is added in a step; predictor and corrector share it.
+    `noise` says what is added in a step; predictor and corrector share it. `weigh` stands for the exact
+    weights where a paper has others.
     """
     steps, last = len(levels) - 1, len(levels) - 2
     ops = _evaluate(of, levels, 0, STATE, order)
@@ -77,13 +86,27 @@ def multistep(
         p = 1 if levels[i + 1] == 0.0 and not of.reaches_zero else min(order, i + 1)
         history = list(range(i, i - p, -1))
         predicted = "predicted" if corrector and i < last else STATE
-        ops.append(_advance(of, levels, i, history, predicted, order, noise))
+        before = len(ops)
+        ops.append(_advance(of, levels, i, history, predicted, order, noise, weigh))
         if i == last:
             break
         ops += _evaluate(of, levels, i + 1, predicted, order)
         if corrector:
-            ops.append(_advance(of, levels, i, [i + 1, *history], STATE, order, noise))
+            again = _advance(of, levels, i, [i + 1, *history], STATE, order, noise, weigh)
+            ops.append(correction(ops[before], again))
     return Plan(tuple(ops), tuple(levels))
+
+
+def correction(predictor: Eval | Lin, corrector: Lin) -> Lin:
+    """The corrector of a step as what it adds to the predicted state: the same number, in one pass less over it.
+
+    Both start from the state and share the noise.
+    """
+    assert isinstance(predictor, Lin)
+    done, wanted = dict(predictor.terms), dict(corrector.terms)
+    names = [name for name in dict.fromkeys((*wanted, *done)) if name != STATE]
+    terms = [(name, wanted.get(name, 0.0) - done.get(name, 0.0)) for name in names]
+    return Lin(corrector.dst, ((predictor.dst, 1.0), *terms))
 
 
 def _memory(node: int, order: int) -> str:
@@ -114,13 +137,14 @@ def _advance(
     dst: str,
     order: int,
     noise: Diffusion | None,
+    weigh: Weigh,
 ) -> Lin:
     start, stop = levels[i], levels[i + 1]
     if stop == 0.0 and isinstance(of, DataPrediction):
         return Lin(dst, ((_memory(nodes[0], order), 1.0),))
     if stop == 0.0 and not of.reaches_zero:
         return Lin(dst, ((STATE, 1.0), (_memory(nodes[0], order), -start * _gain(of, start))))
-    found = weights(of, [levels[j] for j in nodes], start, stop)
+    found = weigh(of, [levels[j] for j in nodes], start, stop)
     terms = [(_memory(j, order), w * _gain(of, levels[j])) for j, w in zip(nodes, found, strict=True)]
     added, span = (0.0, None) if noise is None else noise.added(start, stop)
     return Lin(dst, ((STATE, of.scale(stop) / of.scale(start)), *terms), added, i, span)

@@ -27,19 +27,19 @@ def apply_band(step: Band, slots: Mapping[str, Tensor], xi: Tensor | None) -> Te
     space = tuple(first.shape[2:])
     dims = tuple(range(2, first.dim()))
     entry = _entries(space, len(step.variances), first.device)
+    # Complex transforms: those of real fields round differently in batches of another size.
     total = torch.zeros((), dtype=first.dtype, device=first.device)
     for name, coefficients in step.terms:
-        total = total + _numbers(coefficients, first)[entry] * torch.fft.rfftn(slots[name], dim=dims)
+        total = total + _numbers(coefficients, first)[entry] * torch.fft.fftn(slots[name], dim=dims)
     if xi is not None:
         roots = tuple(math.sqrt(variance) for variance in step.variances)
-        total = total + _numbers(roots, first)[entry] * torch.fft.rfftn(xi, dim=dims)
-    return torch.fft.irfftn(total, s=space, dim=dims)
+        total = total + _numbers(roots, first)[entry] * torch.fft.fftn(xi, dim=dims)
+    return torch.fft.ifftn(total, dim=dims).real
 
 
 @lru_cache(maxsize=8)
 def _entries(space: tuple[int, ...], bands: int, device: torch.device) -> Tensor:
-    half = band_of(space)[..., : space[-1] // 2 + 1]
-    return half.clamp(max=bands - 1).to(device)
+    return band_of(space).clamp(max=bands - 1).to(device)
 
 
 def _numbers(values: tuple[float, ...], like: Tensor) -> Tensor:

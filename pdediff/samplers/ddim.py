@@ -28,9 +28,13 @@ class DDIM:
     """
 
     source: ClassVar[str] = "Song et al. 2021 (DDIM), eq. 12; Ho et al. 2020 (DDPM)"
-    evaluations: ClassVar[float] = 1.0
 
     eta: Fraction = 0.0
+
+    @property
+    def evaluations(self) -> float:
+        """Denoiser evaluations of a step."""
+        return 1.0
 
     @property
     def order(self) -> int:

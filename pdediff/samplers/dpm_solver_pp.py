@@ -31,10 +31,14 @@ class DPMSolverPP:
     """
 
     source: ClassVar[str] = "Lu et al. 2022 (DPM-Solver++), alg. 2"
-    evaluations: ClassVar[float] = 1.0
 
     order: Annotated[int, Interval(ge=1, le=3)] = 2
     noise: NonNegative = 0.0
+
+    @property
+    def evaluations(self) -> float:
+        """Denoiser evaluations of a step."""
+        return 1.0
 
     @property
     def slope(self) -> int:

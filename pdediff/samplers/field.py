@@ -26,7 +26,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 
 class Parameterisation(Protocol):
-    """One parameterisation."""
+    """One parameterisation. Those that inherit from it integrate in tau itself unless they say otherwise."""
 
     reaches_zero: ClassVar[bool]
     """Whether tau and kappa are finite at sigma = 0, so that a step of any order can end there."""
@@ -39,8 +39,16 @@ class Parameterisation(Protocol):
         """Interpolation variable."""
         ...
 
-    def rate(self, tau: np.ndarray) -> np.ndarray:
-        """dkappa / dtau."""
+    def clock(self, sigma: float) -> float:
+        """Variable of the quadrature, in which dkappa and tau are smooth."""
+        return self.tau(sigma)
+
+    def along(self, clock: np.ndarray) -> np.ndarray:
+        """tau at these values of the quadrature variable."""
+        return clock
+
+    def rate(self, clock: np.ndarray) -> np.ndarray:
+        """dkappa / dclock."""
         ...
 
     def model(self, sigma: float) -> tuple[float, float]:
@@ -57,7 +65,7 @@ class Diffusion(Protocol):
 
 
 @dataclass(frozen=True)
-class NoisePrediction:
+class NoisePrediction(Parameterisation):
     """Noise prediction: S = 1, kappa = sigma, m = (x - D) / sigma, tau = lambda = -log sigma."""
 
     reaches_zero: ClassVar[bool] = False
@@ -68,15 +76,15 @@ class NoisePrediction:
     def tau(self, sigma: float) -> float:
         return -math.log(sigma)
 
-    def rate(self, tau: np.ndarray) -> np.ndarray:
-        return -np.exp(-tau)
+    def rate(self, clock: np.ndarray) -> np.ndarray:
+        return -np.exp(-clock)
 
     def model(self, sigma: float) -> tuple[float, float]:
         return 1.0 / sigma, -1.0 / sigma
 
 
 @dataclass(frozen=True)
-class DataPrediction:
+class DataPrediction(Parameterisation):
     """Data prediction: S = sigma^a, kappa = sigma^-a, m = D, tau = lambda = -log sigma.
 
     a = 1 is the flow. a = 1 + t^2 is the drift of the reverse SDE whose noise has strength t everywhere
@@ -92,8 +100,8 @@ class DataPrediction:
     def tau(self, sigma: float) -> float:
         return -math.log(sigma)
 
-    def rate(self, tau: np.ndarray) -> np.ndarray:
-        return self.power * np.exp(self.power * tau)
+    def rate(self, clock: np.ndarray) -> np.ndarray:
+        return self.power * np.exp(self.power * clock)
 
     def model(self, sigma: float) -> tuple[float, float]:
         return 0.0, 1.0
@@ -108,7 +116,7 @@ class DataPrediction:
 
 
 @dataclass(frozen=True)
-class VelocityPrediction:
+class VelocityPrediction(Parameterisation):
     """Flow matching: S = s + sigma, kappa = tau = u = sigma / (s + sigma), m = (x - D) / sigma - D / s.
 
     `s` is the standard deviation of the data; u is the time of the straight-line flow between noise and data
@@ -124,15 +132,15 @@ class VelocityPrediction:
     def tau(self, sigma: float) -> float:
         return sigma / (self.s + sigma)
 
-    def rate(self, tau: np.ndarray) -> np.ndarray:
-        return np.ones_like(tau)
+    def rate(self, clock: np.ndarray) -> np.ndarray:
+        return np.ones_like(clock)
 
     def model(self, sigma: float) -> tuple[float, float]:
         return 1.0 / sigma, -1.0 / sigma - 1.0 / self.s
 
 
 @dataclass(frozen=True)
-class TrigPrediction:
+class TrigPrediction(Parameterisation):
     """Preconditioned network: S = sqrt(s^2 + sigma^2), tau = phi = atan(sigma / s), kappa = -phi, m = F.
 
     F is the output of the EDM network, D = c_skip x + c_out F (Karras et al. 2022, eq. 7); it vanishes for data
@@ -148,8 +156,8 @@ class TrigPrediction:
     def tau(self, sigma: float) -> float:
         return math.atan2(sigma, self.s)
 
-    def rate(self, tau: np.ndarray) -> np.ndarray:
-        return -np.ones_like(tau)
+    def rate(self, clock: np.ndarray) -> np.ndarray:
+        return -np.ones_like(clock)
 
     def model(self, sigma: float) -> tuple[float, float]:
         total = math.hypot(self.s, sigma)
@@ -170,16 +178,19 @@ def field(name: FieldName, s: float = 1.0) -> Parameterisation:
 def weights(of: Parameterisation, nodes: Sequence[float], start: float, stop: float) -> list[float]:
     """w_j = S(stop) int_start^stop l_j(tau) dkappa, l_j the Lagrange basis on tau at the levels `nodes`.
 
-    24-point Gauss-Legendre in tau and float64: exact to rounding, because the integrands are entire functions
-    of tau; no closed form that cancels for small steps is used.
+    24-point Gauss-Legendre in the quadrature variable and float64: exact to rounding, because the integrands are
+    entire or analytic in a wide strip of it; no closed form that cancels for small steps is used.
     """
-    low, high = of.tau(start), of.tau(stop)
+    low, high = of.clock(start), of.clock(stop)
     half = 0.5 * (high - low)
-    tau = low + half * (_NODES + 1.0)
-    measure = of.scale(stop) * half * _WEIGHTS * of.rate(tau)
-    known = [of.tau(sigma) for sigma in nodes]
-    basis = [
+    clock = low + half * (_NODES + 1.0)
+    measure = of.scale(stop) * half * _WEIGHTS * of.rate(clock)
+    return [float(measure @ values) for values in lagrange([of.tau(sigma) for sigma in nodes], of.along(clock))]
+
+
+def lagrange(known: Sequence[float], tau: np.ndarray) -> list[np.ndarray]:
+    """The Lagrange basis on the nodes `known`, at the points tau."""
+    return [
         math.prod(((tau - b) / (a - b) for j, b in enumerate(known) if j != i), start=np.ones_like(tau))
         for i, a in enumerate(known)
     ]
-    return [float(measure @ values) for values in basis]

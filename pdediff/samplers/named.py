@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.resources import files
+from typing import Any
 
 import yaml
 
@@ -22,11 +23,16 @@ def named(name: str) -> Sampler:
     if name not in names():
         raise ConfigError(f"{name!r} is not one of {', '.join(names())}", hint="`pdediff list samplers` describes them")
     file = files("pdediff.configs") / "sampler" / f"{name}.yaml"
-    node = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in yaml.safe_load(file.read_text()).items()
-    }
-    return getattr(import_module("pdediff.samplers"), node.pop("kind"))(**node)
+    node = _frozen(yaml.safe_load(file.read_text()))
+    kind = node.pop("kind")
+    return getattr(import_module("pdediff.samplers"), kind)(**node)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, at any depth: what a frozen dataclass holds."""
+    if isinstance(value, dict):
+        return {key: _frozen(inner) for key, inner in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def catalogue() -> list[dict[str, object]]:

@@ -57,67 +57,89 @@ def pilot_grid(
     """
     if evaluations < 24 or not seeds or sigma_min <= 0.0:
         raise ConfigError(f"a pilot needs 24 evaluations, a seed and sigma_min > 0, got {evaluations=}, {sigma_min=}")
-    of, order = sampler.integrator(n)
     levels = uniform_lambda(sigma_max, sigma_min, evaluations)
-    recorder = _Recorder(of, order, max(1, evaluations // 60), basis)
+    survey = Survey([sampler.integrator(n)], max(1, evaluations // 60), basis)
     x = gaussian_start(denoiser, sigma_max, seeds)
-    x = run(DPMSolverPP(order=2).plan(levels), denoiser, x, seeds, observe=recorder)
-    final = _rms(_modes(x, basis) - _modes(x, basis).mean(0))
-    lambdas, local = recorder.local_error(final if objective == "rms" else np.ones_like(final))
-    full = -np.log(np.array(levels))
-    density = _smooth(np.interp(full, lambdas, local ** (1.0 / (order + 1))))
-    found = equal_mass(full, np.maximum(density, _FLOOR * density.mean()), n)
-    return [float(sigma_max), *found[1:-1], float(sigma_min)]
+    x = run(DPMSolverPP(order=2).plan(levels), denoiser, x, seeds, observe=survey)
+    return survey.grids(x, n, sigma_max, sigma_min, objective)[0]
 
 
 @dataclass
-class _Recorder:
-    """Collects the mean square of d^p m / dtau^p of every mode along the pilot run."""
+class Survey:
+    """Observer of one fine run that finds where each of several integrators, (field, predictor order), errs.
 
-    of: Parameterisation
-    order: int
+    Differences reach over `stride` evaluations of the run; the states are kept once for all integrators.
+    """
+
+    integrators: Sequence[tuple[Parameterisation, int]]
     stride: int
-    basis: Basis
-    lambdas: list[float] = field(default_factory=list)
-    squares: list[np.ndarray] = field(default_factory=list)
-    stds: list[np.ndarray] = field(default_factory=list)
-    history: deque[tuple[float, float, Tensor]] = field(default_factory=deque)
+    basis: Basis = "fourier"
+    lambdas: list[list[float]] = field(init=False)
+    squares: list[list[np.ndarray]] = field(init=False)
+    stds: list[list[np.ndarray]] = field(init=False)
+    history: deque[tuple[float, Tensor, Tensor, np.ndarray]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        longest = max(order for _, order in self.integrators)
+        self.lambdas, self.squares, self.stds = ([[] for _ in self.integrators] for _ in range(3))
+        self.history = deque(maxlen=longest * self.stride + 1)
 
     def __call__(self, index: int, sigma: float, x: Tensor, denoised: Tensor) -> None:
-        c_x, c_denoised = self.of.model(sigma)
+        """Take in one evaluation of the run, as `run` observes it."""
         # float64: a p-th difference of float32 numbers keeps too few digits.
-        m = c_x * x.double() + c_denoised * denoised.double()
-        self.history.append((sigma, self.of.tau(sigma), m))
-        if len(self.history) <= self.order * self.stride:
-            return
-        nodes = list(self.history)[:: self.stride]
-        self.history.popleft()
-        taus = [tau for _, tau, _ in nodes]
-        difference = torch.zeros_like(m)
-        for i, (_, tau, value) in enumerate(nodes):
-            difference += value * (
-                math.factorial(self.order) / math.prod(tau - t for j, t in enumerate(taus) if j != i)
-            )
-        self.lambdas.append(-0.5 * (math.log(nodes[0][0]) + math.log(nodes[-1][0])))
-        self.squares.append(_rms(_modes(difference, self.basis)) ** 2)
-        modes = _modes(x.double(), self.basis)
-        self.stds.append(_rms(modes - modes.mean(0)))
+        state = x.to(torch.float64, copy=True)
+        modes = modes_of(state, self.basis)
+        self.history.append((sigma, state, denoised.to(torch.float64, copy=True), _rms(modes - modes.mean(0))))
+        for i, (of, order) in enumerate(self.integrators):
+            reach = order * self.stride
+            if len(self.history) > reach:
+                nodes = list(self.history)[len(self.history) - 1 - reach :: self.stride]
+                self.lambdas[i].append(-0.5 * (math.log(nodes[0][0]) + math.log(nodes[-1][0])))
+                self.squares[i].append(_rms(modes_of(_difference(of, order, nodes), self.basis)) ** 2)
+                self.stds[i].append(nodes[-1][3])
 
-    def local_error(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """lambda of the records and the g of `pilot_grid` there, (levels,)."""
+    def grids(
+        self, final: Tensor, n: int, sigma_max: float, sigma_min: float, objective: Objective = "rms"
+    ) -> list[list[float]]:
+        """n + 1 levels for each integrator, as `pilot_grid` explains; `final` is the end of the run."""
+        modes = modes_of(final.double(), self.basis)
+        std = _rms(modes - modes.mean(0))
+        full = np.linspace(-math.log(sigma_max), -math.log(sigma_min), 241)
         out = []
-        for middle, square, std in zip(self.lambdas, self.squares, self.stds, strict=True):
+        for i, (_, order) in enumerate(self.integrators):
+            local = self._local_error(i, std if objective == "rms" else np.ones_like(std))
+            density = _smooth(np.interp(full, np.array(self.lambdas[i]), local ** (1.0 / (order + 1))))
+            found = equal_mass(full, np.maximum(density, _FLOOR * density.mean()), n)
+            out.append([float(sigma_max), *found[1:-1], float(sigma_min)])
+        return out
+
+    def _local_error(self, i: int, weight: np.ndarray) -> np.ndarray:
+        """The g of `pilot_grid` at the levels of integrator i."""
+        (of, order), out = self.integrators[i], []
+        for middle, square, std in zip(self.lambdas[i], self.squares[i], self.stds[i], strict=True):
             step = 1e-4
-            after, before = self.of.tau(math.exp(-middle - step)), self.of.tau(math.exp(-middle + step))
+            after, before = of.tau(math.exp(-middle - step)), of.tau(math.exp(-middle + step))
             slope = (after - before) / (2.0 * step)
             sigma = math.exp(-middle)
-            rate = abs(float(self.of.rate(np.array([self.of.tau(sigma)]))[0]) * slope) * self.of.scale(sigma)
+            rate = abs(float(of.rate(np.array([of.tau(sigma)]))[0]) * slope) * of.scale(sigma)
             relative = weight / np.maximum(std, 1e-12 * std.max())
-            out.append(rate * abs(slope) ** self.order * math.sqrt(float((square * relative**2).mean())))
-        return np.array(self.lambdas), np.array(out)
+            out.append(rate * abs(slope) ** order * math.sqrt(float((square * relative**2).mean())))
+        return np.array(out)
 
 
-def _modes(x: Tensor, basis: Basis) -> Tensor:
+def _difference(of: Parameterisation, order: int, nodes: Sequence[tuple[float, Tensor, Tensor, np.ndarray]]) -> Tensor:
+    """d^p m / dtau^p by the divided difference over p + 1 evaluations."""
+    taus = [of.tau(sigma) for sigma, *_ in nodes]
+    out = torch.zeros_like(nodes[0][1])
+    for i, (sigma, x, denoised, _) in enumerate(nodes):
+        share = math.factorial(order) / math.prod(taus[i] - tau for j, tau in enumerate(taus) if j != i)
+        c_x, c_denoised = of.model(sigma)
+        out.add_(x, alpha=share * c_x).add_(denoised, alpha=share * c_denoised)
+    return out
+
+
+def modes_of(x: Tensor, basis: Basis) -> Tensor:
+    """Orthonormal modes (batch, modes): Fourier modes of the field or its points."""
     if basis == "point":
         return x.flatten(1)
     return torch.fft.fftn(x, dim=tuple(range(2, x.dim())), norm="ortho").flatten(1)

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pdediff.errors import ConfigError
@@ -49,6 +50,27 @@ class Plan:
     def slots(self) -> tuple[str, ...]:
         """Names of all slots, in the order in which they are first written; the inputs come first."""
         return tuple(dict.fromkeys((*self.inputs, *(step.dst for step in self.steps))))
+
+    @cached_property
+    def reuses(self) -> tuple[bool, ...]:
+        """Whether each step may write into the tensor that its slot holds: one of the fold's own, not read after it."""
+        own, found = set(self.inputs), []
+        for step in self.steps:
+            later = step.reads[1:] if isinstance(step, Lin) else ()
+            found.append(isinstance(step, Lin) and step.dst in own and step.dst not in later)
+            # What a denoiser or a kernel returned may be its caller's.
+            (own.add if isinstance(step, Lin) else own.discard)(step.dst)
+        return tuple(found)
+
+    @cached_property
+    def evaluated(self) -> tuple[float, ...]:
+        """Levels of the evaluations and kernels, in their order."""
+        return tuple(step.level for step in self.steps if isinstance(step, (Eval, Kick)))
+
+    @cached_property
+    def kicks(self) -> bool:
+        """Whether any step is a kernel."""
+        return any(isinstance(step, Kick) for step in self.steps)
 
     @property
     def nfe(self) -> int:

@@ -100,6 +100,8 @@ class Walk:
         return out
 
     def _check(self, plan: Plan) -> None:
+        if not (self.path or plan.kicks):
+            return
         for number, step in enumerate(plan.steps):
             if isinstance(step, Kick) and step.kernel not in self.kernels:
                 raise ConfigError(f"plan step {number} asks for kernel {step.kernel!r}, not in {sorted(self.kernels)}")
@@ -119,35 +121,28 @@ class Walk:
         slots = {name: start[name].clone() for name in plan.inputs}
         x = slots[plan.inputs[0]]
         reuse = not (tracked or check)
-        owned = set(slots) if reuse else set()
         source = _Source(self.denoiser, self.seeds, x, self.path)
-        sigmas = [step.level for step in plan.steps if isinstance(step, (Eval, Kick))]
-        levels = torch.tensor(sigmas, dtype=torch.float64).to(x.device, self.denoiser.dtype)
+        sigmas = plan.evaluated
+        levels = torch.tensor(sigmas, dtype=self.denoiser.dtype, device=x.device)
         rows = iter(levels[:, None].expand(-1, x.shape[0]).unbind())
         count = 0
-        for step in plan.steps:
+        for step, reusable in zip(plan.steps, plan.reuses, strict=True):
             if isinstance(step, Lin):
-                xi = source(step) if step.variance > 0.0 else None
-                slots[step.dst] = _combine(step, slots, xi, step.dst in owned)
-                if reuse:
-                    owned.add(step.dst)
-            elif isinstance(step, Band):
-                slots[step.dst] = apply_band(step, slots, source(step) if step.noisy else None)
-                owned.discard(step.dst)
-            else:
-                level = next(rows)
-                state = slots[step.reads[0]]
-                slots[step.dst] = (
-                    self._kick(step, state, level, source)
-                    if isinstance(step, Kick)
-                    else (self._evaluate(state, level, step.level))
-                )
-                owned.discard(step.dst)
-                if observe is not None and isinstance(step, Eval):
-                    observe(count, step.level, state, slots[step.dst])
+                value = _combine(step, slots, source, reuse and reusable)
+            elif isinstance(step, Eval):
+                state = slots[step.src]
+                value = self._evaluate(state, next(rows), step.level)
+                if observe is not None:
+                    observe(count, step.level, state, value)
                 count += 1
+            elif isinstance(step, Band):
+                value = apply_band(step, slots, source(step) if step.noisy else None)
+            else:
+                value = self._kick(step, slots[step.slot], next(rows), source)
+                count += 1
+            slots[step.dst] = value
             if check:
-                _check_finite(slots[step.dst], isinstance(step, Eval), count, sigmas)
+                _check_finite(value, isinstance(step, Eval), count, sigmas, plan.levels[0])
         return slots
 
     def _evaluate(self, x: Tensor, level: Tensor, sigma: float) -> Tensor:
@@ -167,7 +162,7 @@ class Walk:
             )
         denoised = denoised.to(x.dtype)
         # A denoiser may return its argument; the state is overwritten in place later.
-        return denoised.clone() if denoised.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else denoised
+        return denoised.clone() if denoised.data_ptr() == x.data_ptr() else denoised
 
     def _kick(self, step: Kick, x: Tensor, level: Tensor, source: _Source) -> Tensor:
         kernel = self.kernels[step.kernel]
@@ -196,37 +191,35 @@ class _Source:
         return self.noise.sample(fold(self.seeds, key), self.like.shape[1:], self.like.dtype).to(self.like.device)
 
 
-def _combine(step: Lin, slots: Mapping[str, Tensor], xi: Tensor | None, owned: bool) -> Tensor:
-    (first, c), *rest = step.terms
-    value = slots[first]
-    reuse = owned and all(name != step.dst for name, _ in rest)
+def _combine(step: Lin, slots: Mapping[str, Tensor], source: _Source, reuse: bool) -> Tensor:
+    """The value of a linear step; with `reuse` it is written into the tensor that its slot holds."""
+    first, c = step.terms[0]
+    value, rest = slots[first], step.terms[1:]
     if c == 1.0 and rest:
-        (second, weight), *rest = rest
-        if reuse:
-            out = torch.add(value, slots[second], alpha=weight, out=slots[step.dst])
-        else:
-            out = torch.add(value, slots[second], alpha=weight)
+        second, weight = rest[0]
+        out = torch.add(value, slots[second], alpha=weight, out=slots[step.dst] if reuse else None)
+        rest = rest[1:]
     elif not reuse:
         out = value * c
     elif first == step.dst:
         out = value.mul_(c)
     else:
         out = torch.mul(value, c, out=slots[step.dst])
-    in_place = owned or not out.requires_grad
+    in_place = not torch.is_grad_enabled()
     for name, weight in rest:
         out = out.add_(slots[name], alpha=weight) if in_place else out.add(slots[name], alpha=weight)
-    if xi is None:
-        return out
-    root = math.sqrt(step.variance)
-    return out.add_(xi, alpha=root) if in_place else out.add(xi, alpha=root)
+    if step.variance > 0.0:
+        xi, root = source(step), math.sqrt(step.variance)
+        out = out.add_(xi, alpha=root) if in_place else out.add(xi, alpha=root)
+    return out
 
 
-def _check_finite(value: Tensor, evaluated: bool, count: int, sigmas: Sequence[float]) -> None:
+def _check_finite(value: Tensor, evaluated: bool, count: int, sigmas: Sequence[float], start: float) -> None:
     bad = ~torch.isfinite(value).flatten(1).all(1)
     if not bool(bad.any()):
         return
     rows = bad.nonzero()[:, 0].tolist()
-    sigma = sigmas[max(count - 1, 0)]
+    sigma = sigmas[max(count - 1, 0)] if sigmas else start
     what = "the denoised state" if evaluated else "the state"
     raise NumericalError(
         f"{what} is not finite at step {count} of {len(sigmas)}, noise level sigma={sigma:g}, in {len(rows)} rows",

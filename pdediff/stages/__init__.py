@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pdediff.stages.repairs import repair, verify
     from pdediff.stages.sampling import sample
     from pdediff.stages.training import train
+    from pdediff.stages.tuning import tune
 
 _HOME = {
     "benchmark": "benchmarking",
@@ -22,10 +23,11 @@ _HOME = {
     "repair": "repairs",
     "sample": "sampling",
     "train": "training",
+    "tune": "tuning",
     "verify": "repairs",
 }
 
-__all__ = ["benchmark", "evaluate", "generate", "reconstruct", "repair", "sample", "train", "verify"]
+__all__ = ["benchmark", "evaluate", "generate", "reconstruct", "repair", "sample", "train", "tune", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -45,6 +45,7 @@ __all__ = [
     "SlurmConfig",
     "SplitConfig",
     "TrainConfig",
+    "TuneConfig",
 ]
 
 
@@ -111,7 +112,10 @@ class TrainConfig(_Config):
 
 
 class SampleConfig(_Levels):
-    """`n` draws from a prior, on its own grid or (function-space priors) another."""
+    """`n` draws from a prior, on its own grid.
+
+    With `path` the noise of a stochastic sampler is one Brownian path for each draw, the same at any number of steps.
+    """
 
     name: Name | None = None
     sampler: SamplerNode
@@ -122,6 +126,23 @@ class SampleConfig(_Levels):
     sigma_max: Positive = 80.0
     sigma_min: Annotated[float, Ge(0.0)] = 0.01
     grid: Grid | None = None
+    path: bool = False
+
+
+class TuneConfig(_Levels):
+    """A plan of `steps` evaluations for one prior: field, grid and order picked, then levels and weights searched.
+
+    `budget` is the cost, in calls of the denoiser on 64 fields. `objective` rms weights modes by their energy, spectral
+    counts the relative error of every mode alike.
+    """
+
+    name: Name | None = None
+    steps: Annotated[int, Interval(ge=2, le=200)] = 10
+    objective: Literal["rms", "spectral"] = "rms"
+    budget: Count = 2000
+    seed: Seed = 0
+    sigma_max: Positive = 80.0
+    sigma_min: Positive = 0.01
 
 
 class Sensors(_Config):

@@ -43,8 +43,9 @@ def remedy(path: Path) -> str:
     if _is_run(path):
         return "run the training again; it continues from the checkpoints that are left"
     if _is_report(path):
-        stage = "benchmark" if path.name.startswith("benchmark-") else "evaluate"
-        return f"run {stage} again; it writes the report again"
+        kinds = {"plans": "tune", "reports": "benchmark" if path.name.startswith("benchmark-") else "evaluate"}
+        stage = kinds.get(path.resolve().parent.name, "its stage")
+        return f"run {stage} again; it writes the result again"
     return f"`pdediff repair {path.name}` computes the damaged parts again"
 
 

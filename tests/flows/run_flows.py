@@ -42,8 +42,12 @@ def train(config, data, root, runtime):
     return leave("runs", "train", data.name)
 
 
-def sample(config, prior, root, runtime):
-    return leave("samples", "sample", prior.name, config.n)
+def tune(config, prior, root, runtime):
+    return leave("plans", "tune", prior.name, config.steps)
+
+
+def sample(config, prior, root, runtime, plan=None):
+    return leave("samples", "sample", prior.name, config.n, *([plan.name] if plan else []))
 
 
 def reconstruct(config, prior, data, root, runtime):
@@ -73,7 +77,7 @@ async def shown() -> dict[str, str]:
 
 
 def main() -> None:
-    for function in (generate, train, sample, reconstruct, evaluate, benchmark):
+    for function in (generate, train, tune, sample, reconstruct, evaluate, benchmark):
         setattr(stages, function.__name__, function)
     answers: dict[str, object] = {}
     begun = time.monotonic()
@@ -84,6 +88,8 @@ def main() -> None:
     (ROOT / "recon" / "one-000000000001").mkdir(parents=True)
     answers["evaluate"] = flows.launch("evaluate", ROOT, {"reconstructions": ["one"], "overrides": ["compute=inline"]})
     flows.launch("benchmark", ROOT, {"overrides": ["suite=pdes", "peers=[scipy]", "compute=inline"]})
+    flows.launch("tune", ROOT, {"prior": "train", "overrides": ["steps=7", "compute=inline"]})
+    flows.launch("sample", ROOT, {"prior": "train", "plan": "tune", "overrides": ["n=3", "compute=inline"]})
     answers["calls"] = list(CALLS)
     with __import__("pdediff.flows.server").flows.server.local_server():
         answers["artifacts"] = asyncio.run(shown())

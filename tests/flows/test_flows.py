@@ -51,6 +51,8 @@ def test_flows_call_their_stage_and_return_json(answers: dict[str, Any]) -> None
         ["train", "generate-000000000001"],
         ["evaluate", "one-000000000001"],
         ["benchmark", "PDEs", "scipy"],
+        ["tune", "train-000000000002", "7"],
+        ["sample", "train-000000000002", "3", "tune-000000000005"],
     ]
 
 
@@ -79,6 +81,8 @@ def test_artifacts_are_shown(answers: dict[str, Any]) -> None:
         "provenance-train": "table",
         "provenance-evaluate": "table",
         "provenance-benchmark": "table",
+        "provenance-tune": "table",
+        "provenance-sample": "table",
         "metrics": "table",
         "benchmark": "markdown",
         "report": "markdown",

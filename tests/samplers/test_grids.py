@@ -108,7 +108,8 @@ def test_pilot_needs_enough_evaluations() -> None:
             pilot_grid(prior, Default(), 8, **arguments)
 
 
-@pytest.mark.parametrize(("steps", "order"), [(1, 1), (2, 2), (10, 2), (11, 3), (40, 3)])
+@pytest.mark.parametrize(("steps", "order"), [(1, 1), (2, 2), (3, 3), (4, 4), (40, 4)])
 def test_default_picks_the_order_by_the_steps(steps: int, order: int) -> None:
     levels = Default().grid(steps, 80.0, 0.01)
-    assert Default().plan(levels) == PC("v", order).plan(levels)
+    assert Default(0.5).plan(levels) == PC("v", order, 1.0).plan(levels)
+    assert Default(0.5).grid(steps, 80.0, 0.01) == blended(80.0, 0.01, steps, 1.0)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdediff.stages.benchmarks.base import Suite
     from pdediff.stages.benchmarks.pdes import PDEs
+    from pdediff.stages.benchmarks.samplers import Samplers
 
-_HOME = {"PDEs": "pdes", "Suite": "base"}
+_HOME = {"PDEs": "pdes", "Samplers": "samplers", "Suite": "base"}
 
-__all__ = ["PDEs", "Suite"]
+__all__ = ["PDEs", "Samplers", "Suite"]
 
 
 def __getattr__(name: str) -> Any:
