@@ -14,10 +14,12 @@ from pdediff.types import Field
 class Operator(Protocol):
     """A map from fields (batch, channel, *space) to readings (batch, m), or to fields when it is composed further.
 
-    `linear` says that its derivative does not depend on the field (an offset is allowed).
+    `linear` says that its derivative does not depend on the field (an offset is allowed), `differentiable` that it has
+    one: `jvp` and `vjp` of a black box raise ConfigError.
     """
 
     linear: ClassVar[bool]
+    differentiable: ClassVar[bool]
 
     def __call__(self, x: Field) -> Tensor: ...
 
@@ -34,6 +36,7 @@ class Differentiable:
     """JVP and VJP of a row-wise torch function by automatic differentiation; a base for operators without their own."""
 
     linear: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
 
     def __call__(self, x: Field) -> Tensor:
         raise TypeError(f"{type(self).__name__} defines no map")
@@ -49,6 +52,15 @@ class Differentiable:
         return Composed(self, inner)  # type: ignore[arg-type]
 
 
+class Linear(Differentiable):
+    """Base of linear operators without an offset: the derivative is the map itself."""
+
+    linear: ClassVar[bool] = True
+
+    def jvp(self, x: Field, v: Field) -> Tensor:
+        return self(v)
+
+
 @dataclass(frozen=True, eq=False)
 class Composed:
     """outer(inner(x))."""
@@ -59,6 +71,10 @@ class Composed:
     @property
     def linear(self) -> bool:  # type: ignore[override]
         return self.outer.linear and self.inner.linear
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return self.outer.differentiable and self.inner.differentiable
 
     def __call__(self, x: Field) -> Tensor:
         return self.outer(self.inner(x))

@@ -7,8 +7,19 @@ import math
 import pytest
 import torch
 
-from pdediff.errors import DataError
-from pdediff.observe import GaussianNoise, Observation, PointSensors, mask_sensors
+from pdediff.errors import ConfigError, DataError
+from pdediff.observe import (
+    CorrelatedGaussianNoise,
+    GaussianNoise,
+    LogNormalNoise,
+    Noise,
+    Observation,
+    PointSensors,
+    PoissonNoise,
+    StudentTNoise,
+    exponential,
+    mask_sensors,
+)
 
 
 def vector(*values: float) -> torch.Tensor:
@@ -82,3 +93,76 @@ SENSORS = mask_sensors(torch.ones(1, 2, dtype=torch.bool))
 def test_bad_observations_are_refused(y, std, message):
     with pytest.raises(DataError, match=message):
         Observation(y, SENSORS, GaussianNoise(std))
+
+
+@pytest.mark.parametrize(
+    ("y", "noise", "message"),
+    [
+        (vector(1, 2), CorrelatedGaussianNoise(torch.eye(3).double()), r"\(3, 3\) covariances for \(2,\) readings"),
+        (vector(1, 2), CorrelatedGaussianNoise(torch.diag(vector(1, 0))), "spread of reading 1 is not a positive"),
+        (vector(1, 2), StudentTNoise(vector(1)), r"\(2,\) readings need as many scales; got \(1,\)"),
+        (vector(1, 2), StudentTNoise(vector(1, -1)), "scale of reading 1 is not a positive number"),
+        (vector(1, 2), StudentTNoise(vector(1, 1), 0.0), "freedom=0 must be a positive number"),
+        (vector(1, -2), PoissonNoise(), "reading 1 is -2; counts are whole numbers"),
+        (vector(1.5, 2), PoissonNoise(), "reading 0 is 1.5; counts are whole numbers"),
+        (vector(1, 0), LogNormalNoise(vector(1, 1)), "reading 1 is 0; readings with log-normal errors are positive"),
+        (vector(1, 2), LogNormalNoise(vector(1)), r"\(2,\) readings need as many spreads; got \(1,\)"),
+        (vector(1, 2), LogNormalNoise(vector(0, 1)), "spread of reading 0 is not a positive number"),
+    ],
+)
+def test_noise_that_does_not_fit_is_refused(y, noise, message):
+    with pytest.raises(DataError, match=message):
+        Observation(y, SENSORS, noise)
+
+
+def test_wrong_covariances_are_refused():
+    for covariance, message in (
+        (torch.ones(2, 3), "finite square matrix; got shape"),
+        (torch.full((2, 2), math.nan), "finite square matrix"),
+        (torch.tensor([[1.0, 0.5], [0.4, 1.0]]), "not symmetric"),
+        (torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "not positive definite"),
+    ):
+        with pytest.raises(DataError, match=message):
+            CorrelatedGaussianNoise.of(covariance)
+    same_place = torch.zeros(2, 2).double()
+    with pytest.raises(DataError, match="not positive definite"):
+        CorrelatedGaussianNoise.at(same_place, 1.0, exponential(1.0))
+    assert CorrelatedGaussianNoise.at(same_place, 1.0, exponential(1.0), white=0.1).factor.shape == (2, 2)
+
+
+def test_impossible_rates_are_refused_when_readings_are_drawn():
+    with pytest.raises(DataError, match="row 1 expects -2 counts at sensor 0; a rate is >= 0"):
+        PoissonNoise().draw(vector(1, 2, -2, 3).reshape(2, 2), (0, 1))
+    with pytest.raises(DataError, match="row 0 expects nan counts at sensor 1"):
+        PoissonNoise().draw(vector(1, math.nan)[None], (0,))
+    with pytest.raises(DataError, match="row 0 predicts 0 at sensor 1; it must be > 0"):
+        LogNormalNoise(vector(1, 1)).draw(vector(1, 0)[None], (0,))
+
+
+OTHERS = [StudentTNoise(vector(1, 1)), PoissonNoise(), LogNormalNoise(vector(1, 1))]
+
+
+@pytest.mark.parametrize("noise", OTHERS, ids=lambda noise: type(noise).__name__)
+def test_what_only_gaussian_errors_have_is_refused_by_name(noise: Noise):
+    """One line that names the law, and a hint."""
+    seen = Observation(vector(1, 2), SENSORS, noise)
+    for call in (lambda: noise.std, noise.whitening, seen.whitened):
+        with pytest.raises(ConfigError, match=f"{type(noise).__name__} is not Gaussian, which this method") as error:
+            call()
+        assert len(str(error.value).splitlines()) == 1
+        assert "log_prob, whiten or variance" in (error.value.hint or "")
+
+
+def test_correlated_errors_have_no_std():
+    noise = CorrelatedGaussianNoise(torch.eye(2).double())
+    with pytest.raises(ConfigError, match="no std of each reading alone") as error:
+        noise.std
+    assert error.value.hint == "observation.whitened() has independent errors"
+
+
+@pytest.mark.parametrize("noise", OTHERS[1:], ids=lambda noise: type(noise).__name__)
+def test_residuals_alone_are_refused_where_errors_are_not_additive(noise: Noise):
+    calls = (lambda: noise.log_prob(vector(1, 1)[None]), lambda: noise.whiten(vector(1, 1)[None]))
+    for call in (*calls, lambda: noise.sample((1,))):
+        with pytest.raises(ConfigError, match=f"errors of {type(noise).__name__} depend on what is predicted"):
+            call()

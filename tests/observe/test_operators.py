@@ -8,7 +8,34 @@ from typing import ClassVar
 import pytest
 import torch
 
-from pdediff.observe import Composed, Differentiable, PointSensors, Scaling, mask_sensors, subsample
+from pdediff.observe import (
+    BlockAverage,
+    Composed,
+    Convolution,
+    Differentiable,
+    Flatten,
+    GaussianBlur,
+    Grid,
+    LowPass,
+    PointSensors,
+    Saturation,
+    Scaling,
+    Selection,
+    Solution,
+    Speed,
+    Stack,
+    Vorticity,
+    Whitening,
+    boundary_trace,
+    line_integrals,
+    mask_sensors,
+    point_sensors,
+    radon,
+    slices,
+    subsample,
+    window,
+    window_mean,
+)
 
 SHAPE = (2, 4, 5)
 # Forward-mode differentiation imports a part of torch that warns of its own age.
@@ -27,7 +54,7 @@ class Squares(Differentiable):
     linear: ClassVar[bool] = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        value = x.flatten(1) @ self.rows.T
+        value = x.flatten(1) @ self.rows.to(x).T
         return value**2 + value
 
 
@@ -54,7 +81,49 @@ def mask() -> torch.Tensor:
     return normals(4, *SHAPE) > 0
 
 
+LENGTHS = (1.0, 2.0)
+WALLS, PERIODIC = (Grid.cells(SHAPE[1:], LENGTHS, periodic=p) for p in (False, True))
+
+
+def between(grid: Grid, degree: int) -> PointSensors:
+    positions = torch.rand(6, 2, generator=torch.Generator().manual_seed(20), dtype=torch.float64) * grid.lengths
+    return point_sensors(grid, positions, channels=[0, 1, 1, 0, 0, 1], degree=degree)
+
+
+def rays() -> Differentiable:
+    ends = torch.rand(2, 7, 2, generator=torch.Generator().manual_seed(21), dtype=torch.float64) * WALLS.lengths
+    return line_integrals(WALLS, ends[0], ends[1], channels=2, channel=1)
+
+
+def tomogram(degree: int) -> Differentiable:
+    angles, offsets = torch.arange(3) * 1.1, torch.tensor([-0.5, 0.01, 0.3])
+    return radon(WALLS, angles, offsets, channels=2, degree=degree)
+
+
 LINEAR = {
+    "linear interpolation": lambda: between(WALLS, 1),
+    "cubic interpolation": lambda: between(WALLS, 3),
+    "periodic cubic interpolation": lambda: between(PERIODIC, 3),
+    "lines": rays,
+    "radon": lambda: tomogram(1),
+    "cubic radon": lambda: tomogram(3),
+    "blocks": lambda: BlockAverage((2, 1)),
+    "selection": lambda: Selection((1,)),
+    "swap": lambda: Selection((1, 0)),
+    "flatten": Flatten,
+    "trace": lambda: boundary_trace(WALLS, 0, "low"),
+    "wall flux": lambda: boundary_trace(WALLS, 1, "high", "flux"),
+    "slices": lambda: slices(WALLS, 0, [0.2, 0.6, 0.95]),
+    "window": lambda: window(WALLS, 1, 0.3, 1.7),
+    "window mean": lambda: window_mean(WALLS, 1, 0.3, 1.7),
+    "convolution": lambda: Convolution(normals(22, *SHAPE[1:])),
+    "blur": lambda: GaussianBlur(0.1, LENGTHS),
+    "blur of rows alone": lambda: GaussianBlur(0.2, (2.0,)),
+    "low-pass": lambda: LowPass(0.8, LENGTHS),
+    "vorticity": lambda: Vorticity(LENGTHS),
+    "whitening": lambda: Whitening(torch.eye(40).double() + normals(23, 40, 40).tril() / 8) @ Flatten(),
+    "stack": lambda: Stack((between(WALLS, 1), BlockAverage((2, 1)), Vorticity(LENGTHS))),
+    "linear solution": lambda: Solution(lambda x: 2 * x.cumsum(2) + 1, linear=True),
     "points": sensors,
     "periodic": lambda: sensors(True),
     "mask": lambda: mask_sensors(mask()),
@@ -64,6 +133,12 @@ LINEAR = {
     "matmul": lambda: sensors() @ scaling() @ scaling(),
 }
 NONLINEAR = {
+    "speed": Speed,
+    "saturation": lambda: Saturation(0.7),
+    "saturated vorticity": lambda: Saturation() @ Vorticity(LENGTHS),
+    "solution": lambda: Solution(lambda x: x.cumsum(2).sin()),
+    "nonlinear stack": lambda: Stack((Speed(), between(WALLS, 1))),
+    "mean speed": lambda: BlockAverage((4, 1)) @ Speed(),
     "squares": lambda: Squares(normals(5, 3, 40)),
     "flux": Flux,
     "sensors of a flux": lambda: sensors() @ Flux() @ scaling(),
@@ -108,6 +183,29 @@ def test_linear_says_the_truth(name):
     assert h.linear is (name in LINEAR)
     same = torch.allclose(h.jvp(normals(12, 1, *SHAPE), v), h.jvp(normals(13, 1, *SHAPE), v), atol=1e-12)
     assert same is h.linear
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_operators_change_by_their_jvp_exactly(name):
+    h, x, v = LINEAR[name](), normals(17, 2, *SHAPE), normals(18, 2, *SHAPE)
+    torch.testing.assert_close(h(x + v) - h(x), h.jvp(x, v), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_readings_have_the_type_of_the_field(name):
+    h, x = ALL[name](), normals(19, 2, *SHAPE).float()
+    assert h.differentiable
+    assert h(x).dtype == h.jvp(x, x).dtype == h.vjp(x, h(x)).dtype == torch.float32
+    assert h(x).shape[0] == 2
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_autograd_agrees_with_vjp(name):
+    """What guidance by gradients sees."""
+    h, x = ALL[name](), normals(24, 2, *SHAPE).requires_grad_()
+    w = normals(25, *h(x).shape)
+    (gradient,) = torch.autograd.grad(h(x), x, w)
+    torch.testing.assert_close(gradient, h.vjp(x.detach(), w), rtol=1e-11, atol=1e-11)
 
 
 def test_scaling_by_hand():
