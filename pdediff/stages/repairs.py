@@ -43,9 +43,10 @@ def remedy(path: Path) -> str:
     if _is_run(path):
         return "run the training again; it continues from the checkpoints that are left"
     if _is_report(path):
-        kinds = {"plans": "tune", "reports": "benchmark" if path.name.startswith("benchmark-") else "evaluate"}
-        stage = kinds.get(path.resolve().parent.name, "its stage")
-        return f"run {stage} again; it writes the result again"
+        if path.resolve().parent.name == "plans":
+            return "run tune again; it writes the plan again"
+        stage = "benchmark" if path.name.startswith("benchmark-") else "evaluate"
+        return f"run {stage} again; it writes the report again"
     return f"`pdediff repair {path.name}` computes the damaged parts again"
 
 
@@ -89,10 +90,10 @@ def _maker(path: Path, identity: dict[str, Any], root: Path, runtime: Runtime) -
         )
     if stage not in ("sample", "reconstruct"):
         raise IntegrityError(f"{path} was made by stage {stage!r}, which keeps nothing that can be computed again")
-    prior = locate(root, "prior", identity["prior"]["folder"])
     if stage == "sample":
-        device = runtime.device
-        return sampling.compute_tile, lambda shard: sampling.task_of(path, shard, identity, schema, prior, device)
+        run, device = locate(root, "prior", identity["prior"]["folder"]), runtime.device
+        return sampling.compute_tile, lambda shard: sampling.task_of(path, shard, identity, schema, run, device)
+    prior = locate(root, "prior", identity["prior"]["folder"]) if identity["prior"] else None
     data = locate(root, "data", identity["data"]["folder"]) if identity["data"] else None
     readings = reconstruction.stored_cases(path, identity, prior, data)
     return reconstruction.compute_case, lambda case: reconstruction.CaseTask(
