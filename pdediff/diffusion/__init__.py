@@ -2,6 +2,7 @@
 
 from pdediff.diffusion.adapters import AdaptedDenoiser, Affine, Prediction
 from pdediff.diffusion.calibration import CalibratedError, held_out_errors, low_rank, measure, stationary
+from pdediff.diffusion.cosine_field import CosineCovariance, CosineFieldPrior
 from pdediff.diffusion.covariance import (
     Covariance,
     DenseCovariance,
@@ -30,6 +31,8 @@ __all__ = [
     "AdaptedDenoiser",
     "Affine",
     "CalibratedError",
+    "CosineCovariance",
+    "CosineFieldPrior",
     "Covariance",
     "DDPMTable",
     "Denoiser",

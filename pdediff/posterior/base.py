@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pdediff.diffusion import Covariance, Denoiser, NoiseField
-from pdediff.observe import Observation
+from pdediff.observe import CorrelatedGaussianNoise, Observation
 from pdediff.types import Field, Levels
 
 
@@ -92,6 +92,11 @@ class GuidedDenoiser:
 
     def __call__(self, x: Field, sigma: Levels) -> Field:
         raise TypeError("a guided denoiser defines its own estimate")
+
+
+def independent(observation: Observation) -> Observation:
+    """The observation with independent errors: correlated Gaussian noise is whitened, the posterior stays."""
+    return observation.whitened() if isinstance(observation.noise, CorrelatedGaussianNoise) else observation
 
 
 def levels_of(sigma: Levels) -> float | None:

@@ -10,9 +10,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from pdediff.diffusion import Denoiser
-from pdediff.observe import Observation
-from pdediff.posterior.base import Draws, Guidance
+from pdediff.observe import GaussianNoise, Observation
+from pdediff.posterior.base import Draws, Guidance, independent
 from pdediff.posterior.conditioning import Conditioning
+from pdediff.posterior.gain import need_linear
+from pdediff.posterior.keyed import Keyed
+from pdediff.posterior.meter import Metered
 from pdediff.samplers import Sampler, gaussian_start, run
 from pdediff.types import Positive, PositiveInt, Purpose, derive_many, fold
 
@@ -32,20 +35,30 @@ class GuidedSampling:
     sigma_min: Positive = 0.02
     denoise_last: bool = True
     exact: ClassVar[bool] = False
-    linear_only: ClassVar[bool] = False
+
+    @property
+    def linear_only(self) -> bool:
+        """As its guidance."""
+        return self.guidance.linear_only
 
     @property
     def trace(self) -> int:
         return 0
 
     def __call__(self, prior: Denoiser, observation: Observation, n: int, seed: int) -> Draws:
-        guided = self.guidance(prior, observation)
+        observation = independent(observation)
+        if self.linear_only:
+            need_linear(observation, self)
+        metered = Metered(prior, observation)
+        guided = self.guidance(metered, observation)
         plan = self.sampler.plan(self.sampler.grid(self.steps, self.sigma_max, self.sigma_min))
         x = guided_start(prior, observation, plan.levels[0], derive_many(seed, Purpose.START, range(n)))
         seeds = derive_many(seed, Purpose.STEP, range(n))
+        if isinstance(guided, Keyed):
+            guided = guided.keyed(derive_many(seed, Purpose.OPTIMISER, range(n)))
         x = run(plan, guided, x, seeds, denoise_last=self.denoise_last)
-        calls = plan.nfe + int(self.denoise_last)
-        return Draws.equal(x, {"denoiser_calls": float(calls), "network_vjps": float(calls * self.guidance.needs_vjp)})
+        cost = metered.cost
+        return Draws.equal(x, {"denoiser_calls": float(cost.calls), "network_vjps": float(cost.vjps)})
 
 
 def guided_start(prior: Denoiser, observation: Observation, sigma: float, seeds: Sequence[int]) -> Tensor:
@@ -54,7 +67,7 @@ def guided_start(prior: Denoiser, observation: Observation, sigma: float, seeds:
     The unconditional start N(mean, S + sigma^2 C) would leave an error of |E[x0 | y] - mean| / sigma posterior
     standard deviations, which for smooth fields is far from nothing at sigma = 80.
     """
-    if not observation.operator.linear:
+    if not observation.operator.linear or not isinstance(observation.noise, GaussianNoise):
         return gaussian_start(prior, sigma, seeds)
     conditioning = Conditioning.of(observation, prior.error(math.inf), observation.rows(prior.mean.double()))
     clean = conditioning.draw(prior.mean.expand(len(seeds), *prior.shape), fold(seeds, 0))

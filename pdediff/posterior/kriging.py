@@ -9,7 +9,7 @@ from typing import ClassVar
 from pdediff.diffusion import Denoiser
 from pdediff.errors import ConfigError
 from pdediff.observe import Observation
-from pdediff.posterior.base import Draws
+from pdediff.posterior.base import Draws, independent
 from pdediff.posterior.conditioning import Conditioning
 from pdediff.types import Purpose, derive_many
 
@@ -33,6 +33,7 @@ class Kriging:
     def __call__(self, prior: Denoiser, observation: Observation, n: int, seed: int) -> Draws:
         if not observation.operator.linear:
             raise ConfigError("Kriging needs a linear observation operator", hint="use posterior=calibrated")
+        observation = independent(observation)
         c = Conditioning.of(observation, prior.error(math.inf), observation.rows(prior.mean.double()))
         mean = prior.mean.expand(n, *prior.shape)
         x = c.draw(mean, derive_many(seed, Purpose.START, range(n)))

@@ -13,11 +13,12 @@ from pdediff.diffusion import Denoiser, solve_sum
 from pdediff.errors import ConfigError
 from pdediff.observe import Observation
 from pdediff.posterior.base import Draws
+from pdediff.posterior.collectors import State
 from pdediff.posterior.conditioning import Conditioning, gaussian_log_density
-from pdediff.posterior.resampling import systematic
-from pdediff.posterior.smc import State, smc
+from pdediff.posterior.island import Island
+from pdediff.posterior.resampling import SchemeName
 from pdediff.samplers import uniform_lambda
-from pdediff.types import Fraction, Positive, PositiveInt, Purpose, Seeds, derive, derive_many, fold, uniform
+from pdediff.types import Fraction, Positive, PositiveInt, Seeds, fold
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class TwistedSMC:
     steps: PositiveInt = 48
     particles_per_draw: PositiveInt = 2
     threshold: Fraction = 0.5
+    resampling: SchemeName = "systematic"
     sigma_max: Positive = 80.0
     sigma_min: Positive = 0.02
     exact: ClassVar[bool] = True
@@ -47,26 +49,11 @@ class TwistedSMC:
     @torch.no_grad()
     def __call__(self, prior: Denoiser, observation: Observation, n: int, seed: int) -> Draws:
         if not observation.operator.linear:
-            raise ConfigError("TwistedSMC needs a linear observation operator", hint="use posterior=calibrated")
+            raise ConfigError("TwistedSMC needs a linear observation operator", hint="use posterior=tds_calibrated")
         grid = [*uniform_lambda(self.sigma_max, self.sigma_min, self.steps - 1), 0.0]
         model = TwistedChain(prior, observation, tuple(grid), observation.rows(prior.mean.double()))
-        particles = self.particles_per_draw * n
-        seeds = derive_many(seed, Purpose.STEP, range(particles))
-        result = smc(model, seeds, seed=seed, threshold=self.threshold)
-        x = result.state[0]
-        offset = float(uniform((derive(seed, Purpose.RESAMPLE, model.steps),), ())[0])
-        chosen = systematic(result.log_weights.exp(), n, offset)
-        return Draws.equal(
-            x[chosen],
-            {
-                "ess": result.ess / particles,
-                "ess_min": float(result.ess.min()) / particles,
-                "log_evidence": result.log_evidence,
-                "distinct_roots": float(len(torch.unique(result.roots[chosen.cpu()]))),
-                "denoiser_calls": float(particles * self.steps / n),
-                "network_vjps": 0.0,
-            },
-        )
+        island = Island(self.particles_per_draw, self.threshold, self.resampling)
+        return island.draws(model, n, seed, calls=self.steps)
 
 
 @dataclass(frozen=True, eq=False)

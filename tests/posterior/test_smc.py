@@ -17,9 +17,7 @@ from pdediff.posterior import (
     GuidedSampling,
     TwistedChain,
     TwistedSMC,
-    effective_sample_size,
     smc,
-    systematic,
 )
 from pdediff.samplers import DPMSolverPP, uniform_lambda
 from pdediff.types import Purpose, Seeds, derive_many, uniform
@@ -27,31 +25,6 @@ from pdediff.types import Purpose, Seeds, derive_many, uniform
 
 def vector(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
-
-
-def test_systematic_by_hand():
-    """Points 0.125, 0.375, 0.625, 0.875 against edges 0.1, 0.3, 1."""
-    assert systematic(vector(0.1, 0.2, 0.7), 4, 0.5).tolist() == [1, 2, 2, 2]
-    assert systematic(vector(0.0, 1.0, 0.0), 3, 0.0).tolist() == [1, 1, 1]
-
-
-def test_systematic_gives_floor_or_ceil_and_is_unbiased():
-    weights = torch.rand(7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    weights[3] = 0.0
-    weights /= weights.sum()
-    for n in (7, 20):
-        offsets = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
-        copies = torch.stack([torch.bincount(systematic(weights, n, float(u)), minlength=7) for u in offsets]).double()
-        assert (copies >= (n * weights - 1e-9).floor()).all()
-        assert (copies <= (n * weights + 1e-9).ceil()).all()
-        # The mean over a uniform offset, by the midpoint rule on 4000 of them: each edge adds at most one offset.
-        torch.testing.assert_close(copies.mean(0), n * weights, rtol=0, atol=2 / 4000)
-
-
-def test_effective_sample_size_by_hand():
-    assert effective_sample_size(vector(-3.0, -3.0, -3.0)) == pytest.approx(3)
-    assert effective_sample_size(vector(5.0, 5.0, -math.inf)) == pytest.approx(2)
-    assert effective_sample_size(vector(0.7, 0.2, 0.1).log() + 1000) == pytest.approx(1 / 0.54)
 
 
 @dataclass(frozen=True)
