@@ -16,24 +16,29 @@ from pdediff.stages.configs import ReconstructConfig
 
 @stage_task("reconstruct")
 def reconstruct_task(
-    config: dict[str, Any], prior: str, data: str | None, data_root: str, compute: dict[str, Any]
+    config: dict[str, Any], prior: str | None, data: str | None, data_root: str, compute: dict[str, Any]
 ) -> Outcome:
     """One task for one posterior over all cases; Dask spreads the cases."""
     checked = validate(ReconstructConfig, config)
-    truth = None if data is None else Path(data)
+    run, truth = (None if path is None else Path(path) for path in (prior, data))
     return perform(
-        "reconstruct",
-        lambda runtime: stages.reconstruct(checked, Path(prior), truth, Path(data_root), runtime),
-        compute,
+        "reconstruct", lambda runtime: stages.reconstruct(checked, run, truth, Path(data_root), runtime), compute
     )
 
 
 @flow(name="reconstruct")
 def reconstruct(
-    prior: str, data: str | None = None, overrides: list[str] | None = None, data_root: str = "data"
+    prior: str | None = None,
+    data: str | None = None,
+    overrides: list[str] | None = None,
+    data_root: str = "data",
 ) -> Outcome:
-    """Posterior draws with the prior called `prior`, of held-out cases of `data` or of the user's own observations."""
+    """Posterior draws with the prior called `prior`, of held-out cases of `data` or of the user's own observations.
+
+    Without a prior for `problem=NAME` among the overrides, which has its own.
+    """
     config, compute = configure("reconstruct", ReconstructConfig, overrides or [])
     root = Path(data_root)
+    run = None if prior is None else str(locate(root, "prior", prior))
     truth = None if data is None else str(locate(root, "data", data))
-    return reconstruct_task(config, str(locate(root, "prior", prior)), truth, data_root, compute)
+    return reconstruct_task(config, run, truth, data_root, compute)

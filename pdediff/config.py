@@ -33,6 +33,7 @@ ROOMS: dict[str, str] = {
     "posterior": "pdediff.posterior",
     "guidance": "pdediff.posterior",
     "operator": "pdediff.observe",
+    "problem": "pdediff.stages.problems",
     "suite": "pdediff.stages.benchmarks",
 }
 PROTOCOLS: dict[str, str] = {
@@ -44,6 +45,7 @@ PROTOCOLS: dict[str, str] = {
     "posterior": "Posterior",
     "guidance": "Guidance",
     "operator": "Operator",
+    "problem": "InverseProblem",
     "suite": "Suite",
 }
 """What a class of the group must offer; several groups may share a room."""

@@ -126,9 +126,13 @@ def prepare(command: str, words: Sequence[str], options: Options) -> Job:
     problems += wrong
     if command in NAMED_AFTER and composed.get("name") is None and not wrong:
         composed["name"] = _option_name(NAMED_AFTER[command], overrides, command)
+        if composed.get("problem") is not None:
+            composed["name"] = f"{_option_name('problem', overrides, command)}-{composed['name']}"
         overrides.append(f"name={composed['name']}")  # a flow composes again
     compute = _validated(configs.ComputeConfig, composed.pop("compute", {}), "compute", problems)
     config = _validated(model_of(command), composed, "", problems)
+    if composed.get("problem") is not None:
+        problems += _beside_a_problem(raw, overrides)
     inputs = _inputs(command, raw, results, composed, options.data_root, problems)
     if command == "benchmark" and (given := sum(word.startswith("suite=") for word in overrides)) != 1:
         hint = "pdediff benchmark pdes; `pdediff list suite` shows all"
@@ -210,10 +214,12 @@ def _inputs(
     problems: list[ConfigError],
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    needs_no_data = command == "reconstruct" and isinstance(composed.get("observations"), str)
+    optional = ("data",) if command == "reconstruct" and isinstance(composed.get("observations"), str) else ()
+    if composed.get("problem") is not None:  # brings its own
+        raw, optional = {}, INPUTS[command]
     for key in INPUTS.get(command, ()):
         try:
-            if key not in raw and not (key == "data" and needs_no_data):
+            if key not in raw and key not in optional:
                 raise ConfigError(f"{key} is missing", hint=f"write {key}=NAME or {key}=PATH; `pdediff ls` shows names")
             found[key] = locate(root, key, raw[key]) if key in raw else None
         except ConfigError as problem:
@@ -235,6 +241,14 @@ def _inputs(
     return found
 
 
+def _beside_a_problem(raw: dict[str, str], overrides: Sequence[str]) -> list[ConfigError]:
+    """A problem for everything that a problem brings and that was given as well."""
+    words = [*raw, *(word.lstrip("+").partition("=")[0].partition(".")[0] for word in overrides)]
+    given = [key for key in ("prior", "data", "observations", "split") if key in words]
+    message = "{}= beside problem=: a problem has its own prior, cases and readings"
+    return [ConfigError(message.format(key), hint="leave one of the two out") for key in given]
+
+
 def plan(job: Job) -> dict[str, Any]:
     """What a dry run tells: amounts of work, bytes, estimated time; nothing is written."""
     config = job.config
@@ -245,7 +259,8 @@ def plan(job: Job) -> dict[str, Any]:
     if job.command == "train":
         return {"data": str(job.inputs["data"]), "steps": config.fit.steps, "samples seen": _seen(config.fit)}
     if job.command == "reconstruct":
-        told = {"prior": str(job.inputs["prior"]), "cases": config.cases, "draws": config.draws}
+        source = {"prior": str(job.inputs["prior"])} if config.problem is None else {"problem": config.problem["kind"]}
+        told = {**source, "cases": config.cases, "draws": config.draws}
         return told | {"posterior": config.posterior["kind"], "workers": job.compute.workers}
     if job.command == "benchmark":
         from pdediff.stages.benchmarks.base import peers_of

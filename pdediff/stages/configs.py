@@ -22,6 +22,7 @@ from pdediff.stages.options import (
     NetworkNode,
     NoiseNode,
     PosteriorNode,
+    ProblemNode,
     SamplerNode,
     Steps,
     Threads,
@@ -186,9 +187,24 @@ class ReconstructOptions(_Config):
 
 
 class ReconstructConfig(ReconstructOptions):
-    """Posterior draws of fields from observations."""
+    """Posterior draws of fields from observations, or of `cases` of a problem, which brings prior and observations."""
 
+    observations: Observations | None = None
     posterior: PosteriorNode
+    problem: ProblemNode | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _observed_by_the_problem(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("problem") is not None:
+            return data | {"observations": None}
+        return data
+
+    @model_validator(mode="after")
+    def _observed(self) -> ReconstructConfig:
+        if self.problem is None and self.observations is None:
+            raise ValueError("observations is missing: a file, a recipe {sensors: ...}, or problem=NAME")
+        return self
 
 
 class EvaluateConfig(_Config):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pdediff import config as configs
 from pdediff.errors import DataError, IntegrityError, MatchError
 from pdediff.metrics import (
     Case,
@@ -31,13 +30,12 @@ from pdediff.metrics import (
     score,
     summarise,
 )
-from pdediff.pdes import PDE
 from pdediff.progress import Bar
 from pdediff.runtime import Runtime
 from pdediff.stages.configs import EvaluateConfig
 from pdediff.stages.folders import VERSION, file_hash, has_whole_files, output_folder, writing
 from pdediff.stages.history import training_of
-from pdediff.stages.opened import Reconstruction, draws_of, truth_of, whole_case
+from pdediff.stages.opened import Reconstruction, draws_of, is_periodic, truth_of, whole_case
 from pdediff.stages.priors import content_of
 from pdediff.store import finish_folder, open_store, read_identity, read_manifest, verify, write_durably
 
@@ -154,7 +152,6 @@ def _cases(one: Reconstruction) -> list[int]:
 def _info(config: EvaluateConfig, one: Reconstruction, name: str) -> FieldInfo:
     array = one.tree[f"posterior/{name}"]
     dims = tuple(str(d) for d in tuple(array.dims)[2:])
-    pde: PDE = configs.build("pde", one.tree.attrs["pde"])
     truth = one.array(f"constant_data/{name}")
     span = float(np.nanmax(truth) - np.nanmin(truth))
     return FieldInfo(
@@ -163,7 +160,7 @@ def _info(config: EvaluateConfig, one: Reconstruction, name: str) -> FieldInfo:
         {d: np.asarray(one.tree[d].values) for d in dims},
         units=str(array.attrs.get("units", "1")),
         long_name=str(array.attrs.get("long_name", name)),
-        boundary="periodic" if pde.boundary.startswith("periodic") else "bounded",
+        boundary="periodic" if is_periodic(one) else "bounded",
         phases=Phases(config.thresholds[name], RESOLUTION * span) if name in config.thresholds else None,
     )
 
@@ -220,5 +217,7 @@ def _provenance(config: EvaluateConfig, opened: list[Reconstruction], run: str, 
 
 
 def _training(one: Reconstruction, root: Path) -> Training | None:
+    if one.identity["prior"] is None:  # a problem's prior was never trained
+        return None
     run = root / "runs" / one.identity["prior"]["folder"]
     return training_of(run) if run.is_dir() else None

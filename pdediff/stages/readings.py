@@ -17,7 +17,7 @@ from pdediff.errors import DataError
 from pdediff.observe import GaussianNoise, Observation, PointSensors
 from pdediff.stages.configs import Sensors
 from pdediff.stages.priors import Prior
-from pdediff.store import Table
+from pdediff.store import SetReader, Table
 from pdediff.types import Purpose, derive, generator, normal
 from pdediff.wording import show
 
@@ -53,6 +53,20 @@ class Readings:
     def predict(self, prior: Prior, x: Tensor) -> Tensor:
         """What the sensors would read of physical fields x (n, channel, *space), without noise."""
         return self._sensors(prior)(x)
+
+    def predict_draws(self, prior: Prior, z: Tensor, x: Tensor) -> Tensor:
+        """`predict` for draws z of the prior's unknown and their physical fields x."""
+        return self.predict(prior, x.double())
+
+    def truth(self, prior: Prior, data: Path | None) -> np.ndarray | None:
+        """The physical fields (channel, *space) that were read, where they are known."""
+        if data is None or self.sample < 0:
+            return None
+        return SetReader(data, memory=0).fields(prior.fields, [self.sample])[0].numpy()
+
+    def exact(self) -> dict[str, np.ndarray]:
+        """Fields (channel, *space) of the exact posterior by the name of their group, where it is known."""
+        return {}
 
     def _sensors(self, prior: Prior) -> PointSensors:
         return sensors_at(prior, self.field, self.points)

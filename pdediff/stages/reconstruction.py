@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,18 @@ import numpy as np
 import torch
 
 from pdediff import config as configs
-from pdediff.errors import DataError, NumericalError, RejectedError
-from pdediff.posterior import Draws, GuidedSampling, Kriging, Posterior, merge
+from pdediff.errors import ConfigError, DataError, NumericalError, RejectedError
+from pdediff.posterior import Draws, GuidedSampling, Kriging, Posterior, together
 from pdediff.runtime import Device, Runtime, resolve_device
 from pdediff.stages.configs import ReconstructConfig, Sensors
 from pdediff.stages.folders import VERSION, output_folder, rejected_of
 from pdediff.stages.priors import Prior, content_of, gaussian_fit, load_prior, require_same_fields
+from pdediff.stages.problem_cases import problem_cases, problem_prior, require_fit
 from pdediff.stages.readings import Readings, describe, from_recipe, from_table
+from pdediff.stages.reconstruction_schema import STATISTICS, schema_of
 from pdediff.store import (
     ArraySpec,
     Receipt,
-    Schema,
     SetReader,
     Writer,
     create,
@@ -33,9 +35,6 @@ from pdediff.store import (
 )
 from pdediff.types import Purpose, derive, normal
 
-STATISTICS = ("denoiser_calls", "network_vjps", "log_evidence", "ess_min", "distinct_roots")
-"""Numbers kept for every case; NaN where a method has no such thing."""
-
 
 @dataclass(frozen=True)
 class CaseTask:
@@ -45,28 +44,28 @@ class CaseTask:
     case: int
     identity: dict[str, Any]
     readings: Readings
-    prior: Path
+    prior: Path | None
     data: Path | None
     device: Device
 
 
-def reconstruct(config: ReconstructConfig, prior: Path, data: Path | None, root: Path, runtime: Runtime) -> Path:
+def reconstruct(config: ReconstructConfig, prior: Path | None, data: Path | None, root: Path, runtime: Runtime) -> Path:
     """The folder of the reconstruction: made, completed, or returned as it is.
 
+    Without `prior` and `data` for the cases of `config.problem`, which has a prior of its own.
+
     Raises DataError for observations that do not fit the prior, MatchError for a prior that does not fit the data,
-    NumericalError when every case diverged, RejectedError when some did (the others are stored).
+    ConfigError for a posterior that does not fit the problem, NumericalError when every case diverged, RejectedError
+    when some did (the others are stored).
     """
-    loaded = load_prior(prior)
+    require_sources(config, prior, data)
     posterior: Posterior = configs.build("posterior", config.posterior)
     if isinstance(posterior, GuidedSampling):  # refuses now what it would in a worker
         posterior.sampler.plan(posterior.sampler.grid(posterior.steps, posterior.sigma_max, posterior.sigma_min))
-    identity = {
-        "stage": "reconstruct",
-        "config": config.model_dump(exclude={"name", "observations"}),
-        "observations": describe(config.observations),
-        "prior": {"folder": prior.name, "content": content_of(prior)},
-        "data": None if data is None else {"folder": data.name, "content": content_of(data)},
-    }
+    if config.problem is not None:
+        require_fit(posterior, config.problem)
+    loaded = prior_of(config, prior)
+    identity = identity_of(config, prior, data)
     readings = read_cases(config, loaded, data)
     path = output_folder(root, "recon", config.name or config.posterior["kind"].lower(), identity)
     if not is_complete(path):
@@ -90,8 +89,38 @@ def reconstruct(config: ReconstructConfig, prior: Path, data: Path | None, root:
     return path
 
 
-def read_cases(config: ReconstructConfig, prior: Prior, data: Path | None) -> list[Readings]:
-    """Readings of every case: from the recipe on held-out samples, or from the user's file."""
+def require_sources(config: ReconstructConfig, prior: Path | None, data: Path | None) -> None:
+    """ConfigError unless the fields come from one place: a problem, or a stored prior."""
+    if config.problem is None and prior is None:
+        raise ConfigError("prior is missing", hint="write prior=NAME, or problem=NAME, which has a prior of its own")
+    given = [key for key, path in (("prior", prior), ("data", data)) if path is not None]
+    if config.problem is not None and given:
+        raise ConfigError(f"{given[0]}= beside problem=: a problem has its own prior and cases", hint="leave one out")
+
+
+def prior_of(config: ReconstructConfig, prior: Path | None, device: str = "cpu") -> Prior:
+    """The stored prior, or that of the problem, which stays in float64 on the processor."""
+    if prior is None:
+        return problem_prior(config.problem or {})
+    return load_prior(prior, device)
+
+
+def identity_of(config: ReconstructConfig, prior: Path | None, data: Path | None) -> dict[str, Any]:
+    """What the result is made from."""
+    kept = config.model_dump(exclude={"name", "observations"} | ({"problem"} if config.problem is None else set()))
+    return {
+        "stage": "reconstruct",
+        "config": kept,
+        "observations": None if config.observations is None else describe(config.observations),
+        "prior": None if prior is None else {"folder": prior.name, "content": content_of(prior)},
+        "data": None if data is None else {"folder": data.name, "content": content_of(data)},
+    }
+
+
+def read_cases(config: ReconstructConfig, prior: Prior, data: Path | None) -> Sequence[Readings]:
+    """Readings of every case: of the problem, from the recipe on held-out samples, or from the user's file."""
+    if config.problem is not None:
+        return problem_cases(config.problem, config.cases, config.seed)
     if isinstance(config.observations, str):
         return from_table(read_observations(config.observations), prior, config.observations)
     if data is None:
@@ -102,7 +131,8 @@ def read_cases(config: ReconstructConfig, prior: Prior, data: Path | None) -> li
     if len(rows) < config.cases:
         raise DataError(f"cases={config.cases}, but split {config.split!r} of {data.name} has {len(rows)} samples")
     truths = reader.fields(prior.fields, rows).numpy()
-    recipe: Sensors = config.observations
+    recipe = config.observations
+    assert isinstance(recipe, Sensors)  # the config is one of the three
     return [from_recipe(recipe, prior, t, int(i), config.seed) for t, i in zip(truths, rows, strict=True)]
 
 
@@ -122,67 +152,23 @@ def keep_observations(config: ReconstructConfig, path: Path) -> None:
     partial.rename(target)
 
 
-def stored_cases(path: Path, identity: dict[str, Any], prior: Path, data: Path | None) -> list[Readings]:
+def stored_cases(path: Path, identity: dict[str, Any], prior: Path | None, data: Path | None) -> Sequence[Readings]:
     """The readings that a stored reconstruction was made from."""
     files = sorted(path.glob("observations.*"))
     observations = str(files[0]) if files else identity["observations"]
     config = ReconstructConfig.model_validate(identity["config"] | {"observations": observations})
-    return read_cases(config, load_prior(prior), data)
-
-
-def schema_of(config: ReconstructConfig, prior: Prior, readings: list[Readings], posterior: Posterior) -> Schema:
-    """Groups by their ArviZ names; dims case, draw, sensor and those of the field."""
-    space, dims = prior.denoiser.shape[1:], prior.dims
-    sensors = max(len(r.value) for r in readings)
-    units, names = prior.meta["units"], prior.meta["long_names"]
-    label = {f: {"units": units[f], "long_name": names[f]} for f in prior.fields}
-    arrays = [
-        ArraySpec(f"posterior/{f}", ("case", "draw", *dims), "float32", (config.draws, *space), label[f])
-        for f in prior.fields
-    ]
-    arrays.append(ArraySpec("sample_stats/log_weight", ("case", "draw"), "float64", (config.draws,), {"units": "1"}))
-    arrays += [ArraySpec(f"sample_stats/{name}", ("case",), "float64", (), {"units": "1"}) for name in STATISTICS]
-    if posterior.trace:
-        arrays.append(ArraySpec("sample_stats/ess", ("case", "level"), "float64", (posterior.trace,), {"units": "1"}))
-    arrays += [
-        ArraySpec(f"observed_data/{name}", ("case", "sensor"), "float64", (sensors,), {"long_name": name})
-        for name in ("value", "std")
-    ]
-    arrays.append(
-        ArraySpec("observed_data/field", ("case", "sensor"), "int16", (sensors,), {"fields": list(prior.fields)})
-    )
-    arrays.append(ArraySpec("observed_data/position", ("case", "sensor", "axis"), "float64", (sensors, len(dims))))
-    predicted = (config.draws, sensors)
-    arrays += [
-        ArraySpec(f"posterior_predictive/{name}", ("case", "draw", "sensor"), "float64", predicted, {"long_name": text})
-        for name, text in (("value", "readings with noise"), ("noise_free", "readings without noise"))
-    ]
-    arrays.append(ArraySpec("constant_data/sample", ("case",), "int64", (), {"long_name": "index in the data set"}))
-    if all(r.sample >= 0 for r in readings):  # a user's own case has no known truth
-        arrays += [ArraySpec(f"constant_data/{f}", ("case", *dims), "float32", space, label[f]) for f in prior.fields]
-    coords: dict[str, tuple[Any, dict[str, object]]] = {
-        d: (v, {"units": "1", "long_name": d}) for d, v in prior.coordinates.items()
-    }
-    attrs = {
-        "posterior": config.posterior,
-        "fields": list(prior.fields),
-        "pde": prior.meta["pde"],
-        "levels": prior.meta.get("levels", []),
-        "exact": posterior.exact,
-        "pdediff_version": VERSION,
-    }
-    return Schema("case", len(readings), tuple(arrays), coords, attrs, shard=1, chunk=1)
+    return read_cases(config, prior_of(config, prior), data)
 
 
 def compute_case(task: CaseTask) -> list[Receipt]:
     """Draw from the posterior of one case and write it; runs in a worker."""
     begun = time.perf_counter()
     config = ReconstructConfig.model_validate(task.identity["config"] | {"observations": {"sensors": {"none": 1}}})
-    prior = load_prior(task.prior, resolve_device(task.device))
+    prior = prior_of(config, task.prior, resolve_device(task.device))
     posterior: Posterior = configs.build("posterior", config.posterior)
     source = prior.denoiser
     if isinstance(posterior, Kriging) and task.data is not None:
-        source = gaussian_fit(load_prior(task.prior), task.data)
+        source = gaussian_fit(prior_of(config, task.prior), task.data)
     reason = ""
     try:
         draws = draw(posterior, source, task.readings.observation(prior), config, task.case)
@@ -202,7 +188,7 @@ def draw(posterior: Posterior, source: Any, observation: Any, config: Reconstruc
         n = min(config.tile, config.draws - first)
         # Always a full tile, so that a draw does not depend on how many are asked for.
         parts.append((posterior(source, observation, config.tile, derive(config.seed, Purpose.START, case, tile)), n))
-    return merge(parts)
+    return together(parts)
 
 
 def arrays_of(
@@ -210,11 +196,13 @@ def arrays_of(
 ) -> dict[str, np.ndarray]:
     """One row of every array of the store."""
     readings = task.readings
-    x = prior.physical(draws.x.to(prior.offset)).cpu()
+    z = draws.x.to(prior.offset)
+    x = prior.physical(z).float().cpu()
     store = _schema_arrays(task.path)
     sensors = store["observed_data/value"].shape[0]
     eps = normal((derive(config.seed, Purpose.MEASUREMENT, task.case, 1),), (len(x), len(readings.value)))[0]
-    clean = readings.predict(load_prior(task.prior), x.double()).numpy()
+    stored = prior_of(config, task.prior)
+    clean = readings.predict_draws(stored, z.cpu(), x).numpy()
     rows: dict[str, np.ndarray] = {f"posterior/{f}": x[:, i].numpy() for i, f in enumerate(prior.fields)}
     rows["sample_stats/log_weight"] = draws.log_weights.cpu().numpy()
     for name in STATISTICS:
@@ -228,10 +216,9 @@ def arrays_of(
     rows["posterior_predictive/noise_free"] = _padded(clean.T, sensors).T
     rows["posterior_predictive/value"] = _padded((clean + readings.std * eps.numpy()).T, sensors).T
     rows["constant_data/sample"] = np.asarray(readings.sample, dtype=np.int64)
-    if task.data is not None and readings.sample >= 0:
-        truth = SetReader(task.data, memory=0).fields(prior.fields, [readings.sample])[0].numpy()
-        rows |= {f"constant_data/{f}": truth[i] for i, f in enumerate(prior.fields)}
-    return {name: np.asarray(value)[None] for name, value in rows.items()}
+    known = {"constant_data": readings.truth(stored, task.data), **readings.exact()}
+    rows |= {f"{g}/{f}": v[i] for g, v in known.items() if v is not None for i, f in enumerate(prior.fields)}
+    return {name: np.asarray(value, dtype=store[name].dtype)[None] for name, value in rows.items()}
 
 
 def _schema_arrays(path: Path) -> dict[str, ArraySpec]:
