@@ -40,7 +40,7 @@ class TrainingSet:
     precision: Literal["float64", "float32"] = "float64"
     tile: PositiveInt = 128
     workers: PositiveInt = 2
-    compared: PositiveInt = 1024
+    compared: PositiveInt = 2048
 
     def config(self, samples: int) -> GenerateConfig:
         """The config of `pdediff generate` for so many of the samples."""
