@@ -30,7 +30,7 @@ CONFIGS = [
     ("TRAIN fields=[presure]", 4, "error[match]: fields names 'presure'; darcy-"),
     ("SAMPLE steps=1 sampler=pc_eps", 2, "needs at least 3 steps, got 1"),
     ("SAMPLE grid=32", 2, "grid=32: this prior has a mean and a calibration"),
-    ("HELD-OUT data=darcy posterior=claibrated", 2, "posterior='claibrated' is not one of calibrated, dps"),
+    ("HELD-OUT data=darcy posterior=claibrated", 2, "posterior='claibrated' is not one of calibrated, "),
     ("HELD-OUT data=darcy posterior.guidance.strength=2", 2, "posterior.guidance has no option 'strength'"),
     ("HELD-OUT data=darcy posterior.sampler=pc_eps posterior.steps=1", 2, "needs at least 3 steps, got 1"),
     ("HELD-OUT data=darcy draws=0", 2, "draws=0 must be at least 1"),
