@@ -2,7 +2,7 @@
 
 from pdediff.posterior.adapted import FPS, AdaptedChain, AdaptedSMC, Coordinates, MCGDiff
 from pdediff.posterior.afdps import AFDPS
-from pdediff.posterior.base import Draws, Guidance, GuidedDenoiser, Posterior, merge
+from pdediff.posterior.base import Draws, Guidance, GuidedDenoiser, Posterior, Wrapped, merge
 from pdediff.posterior.calibrated import CalibratedGuidance
 from pdediff.posterior.chains import Chains, Likelihood
 from pdediff.posterior.classifier_free import Amplified, ClassifierFree
@@ -155,6 +155,7 @@ __all__ = [
     "WeightedSDE",
     "WhitenedREDDiff",
     "Windowed",
+    "Wrapped",
     "ancestors_at",
     "between",
     "chain_ess",

@@ -58,11 +58,10 @@ class Guidance(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class GuidedDenoiser:
-    """Base of guided denoisers: everything but the estimate is the prior's."""
+class Wrapped:
+    """Base of denoisers around another: everything but the estimate is that of `prior`."""
 
     prior: Denoiser
-    observation: Observation
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,7 +90,14 @@ class GuidedDenoiser:
         return self.prior.error(sigma)
 
     def __call__(self, x: Field, sigma: Levels) -> Field:
-        raise TypeError("a guided denoiser defines its own estimate")
+        raise TypeError(f"{type(self).__name__} defines no estimate of its own")
+
+
+@dataclass(frozen=True, eq=False)
+class GuidedDenoiser(Wrapped):
+    """Base of guided denoisers."""
+
+    observation: Observation
 
 
 def independent(observation: Observation) -> Observation:

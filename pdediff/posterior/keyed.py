@@ -6,8 +6,6 @@ import struct
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
-
 from pdediff.diffusion import Denoiser
 from pdediff.errors import ConfigError
 from pdediff.types import Levels, Seeds, fold
@@ -31,8 +29,12 @@ def row_seeds(seeds: Seeds | None, sigma: Levels) -> Seeds:
     given = (0,) * len(sigma) if seeds is None else tuple(seeds)
     if len(given) != len(sigma):
         raise ConfigError(f"guidance with {len(given)} seeds was called with {len(sigma)} rows")
-    return tuple(fold((seed,), _bits(level))[0] for seed, level in zip(given, sigma, strict=True))
+    # One read of the device for all rows; most batches have one level.
+    levels = sigma.tolist()
+    if len(set(levels)) == 1:
+        return fold(given, _bits(levels[0]))
+    return tuple(fold((seed,), _bits(level))[0] for seed, level in zip(given, levels, strict=True))
 
 
-def _bits(level: Tensor) -> int:
-    return struct.unpack("<q", struct.pack("<d", float(level)))[0] & (2**63 - 1)
+def _bits(level: float) -> int:
+    return struct.unpack("<q", struct.pack("<d", level))[0] & (2**63 - 1)

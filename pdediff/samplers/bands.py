@@ -30,17 +30,20 @@ def apply_band(step: Band, slots: Mapping[str, Tensor], xi: Tensor | None) -> Te
     # Complex transforms: those of real fields round differently in batches of another size.
     total = torch.zeros((), dtype=first.dtype, device=first.device)
     for name, coefficients in step.terms:
-        total = total + _numbers(coefficients, first)[entry] * torch.fft.fftn(slots[name], dim=dims)
+        total = total + _numbers(coefficients, first.device, first.dtype)[entry] * torch.fft.fftn(slots[name], dim=dims)
     if xi is not None:
         roots = tuple(math.sqrt(variance) for variance in step.variances)
-        total = total + _numbers(roots, first)[entry] * torch.fft.fftn(xi, dim=dims)
+        total = total + _numbers(roots, first.device, first.dtype)[entry] * torch.fft.fftn(xi, dim=dims)
     return torch.fft.ifftn(total, dim=dims).real
 
 
 @lru_cache(maxsize=8)
 def _entries(space: tuple[int, ...], bands: int, device: torch.device) -> Tensor:
-    return band_of(space).clamp(max=bands - 1).to(device)
+    with torch.inference_mode(False):
+        return band_of(space).clamp(max=bands - 1).to(device)
 
 
-def _numbers(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64).to(like.device, like.dtype)
+@lru_cache(maxsize=1024)  # a plan is run tile after tile: its numbers go to the device once
+def _numbers(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # what is kept may be used under autograd later
+        return torch.tensor(values, dtype=torch.float64).to(device, dtype)

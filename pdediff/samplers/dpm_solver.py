@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Gt, Interval, Le
 
 from pdediff.errors import ConfigError
-from pdediff.samplers.field import NoisePrediction, Parameterisation, weights
+from pdediff.samplers.field import DataPrediction, NoisePrediction, Parameterisation, weights
 from pdediff.samplers.grids import uniform_lambda
 from pdediff.samplers.plan import STATE, Plan, check_levels
 from pdediff.samplers.runge_kutta import evaluate
@@ -22,25 +22,10 @@ Ratio = Annotated[float, Gt(0.0), Le(1.0)]
 
 
 @dataclass(frozen=True)
-class DPMSolver:
-    """DPM-Solver-1, -2 and -3 in the noise prediction (Lu et al. 2022, alg. 1 and 2), with exact weights.
+class Singlestep:
+    """What exponential one-step methods share; each names its prediction and its source."""
 
-    With e = (x - D) / sigma, t the next level, h = log(sigma / t), I(c) = exp(c h) - 1, J(c) = exp(c h) - 1 - c h and
-    stages e_i at level t_i = sigma exp(-r_i h),
-
-        stages 1:  x' = x - t I(1) e,                               which is DDIM,
-        stages 2:  x' = x - t [I(1) e + J(1) (e_1 - e) / (r1 h)],   x_1 = x - t_1 I(r1) e,
-        stages 3:  x' = x - t [I(1) e + J(1) (e_2 - e) / (r2 h)],   x_2 = x - t_2 [I(r2) e + J(r2) (e_1 - e) / (r1 h)]
-
-    for r2 = 2/3; other r2 mix e_1 into x' and correct x_2 such that the order stays 3 (Hochbruck & Ostermann 2005,
-    eq. 5.9). The paper writes (e^h - 1) / 2 for J(1) / h at two stages, which differs by O(h^3) in x'. As many
-    evaluations a step as stages, order of the same number; the step to sigma = 0 is of order 1.
-
-    Good values: 3 stages; r1, r2 = 1/3, 2/3 (None means these, or r1 = 1/2 for two stages). `ConfigError` for three
-    stages with r1 = r2 or r1 = 2/3.
-    """
-
-    source: ClassVar[str] = "Lu et al. 2022 (DPM-Solver), alg. 1 and 2"
+    prediction: ClassVar[type[NoisePrediction] | type[DataPrediction]]
 
     stages: Stages = 3
     r1: Ratio | None = None
@@ -65,8 +50,8 @@ class DPMSolver:
         return self.stages
 
     def integrator(self, steps: int) -> tuple[Parameterisation, int]:
-        """Noise prediction and the order."""
-        return NoisePrediction(), self.stages
+        """The prediction and the order."""
+        return self.prediction(), self.stages
 
     def grid(self, steps: int, sigma_max: float, sigma_min: float) -> list[float]:
         """Uniform in log sigma."""
@@ -75,7 +60,30 @@ class DPMSolver:
     def plan(self, sigmas: Sequence[float]) -> Plan:
         """The compiled steps; `ConfigError` if the levels do not decrease."""
         levels = check_levels(sigmas)
-        return singlestep(levels, NoisePrediction(), [ratios(self.stages, self.r1, self.r2)] * (len(levels) - 1))
+        return singlestep(levels, self.prediction(), [ratios(self.stages, self.r1, self.r2)] * (len(levels) - 1))
+
+
+@dataclass(frozen=True)
+class DPMSolver(Singlestep):
+    """DPM-Solver-1, -2 and -3 in the noise prediction (Lu et al. 2022, alg. 1 and 2), with exact weights.
+
+    With e = (x - D) / sigma, t the next level, h = log(sigma / t), I(c) = exp(c h) - 1, J(c) = exp(c h) - 1 - c h and
+    stages e_i at level t_i = sigma exp(-r_i h),
+
+        stages 1:  x' = x - t I(1) e,                               which is DDIM,
+        stages 2:  x' = x - t [I(1) e + J(1) (e_1 - e) / (r1 h)],   x_1 = x - t_1 I(r1) e,
+        stages 3:  x' = x - t [I(1) e + J(1) (e_2 - e) / (r2 h)],   x_2 = x - t_2 [I(r2) e + J(r2) (e_1 - e) / (r1 h)]
+
+    for r2 = 2/3; other r2 mix e_1 into x' and correct x_2 such that the order stays 3 (Hochbruck & Ostermann 2005,
+    eq. 5.9). The paper writes (e^h - 1) / 2 for J(1) / h at two stages, which differs by O(h^3) in x'. As many
+    evaluations a step as stages, order of the same number; the step to sigma = 0 is of order 1.
+
+    Good values: 3 stages; r1, r2 = 1/3, 2/3 (None means these, or r1 = 1/2 for two stages). `ConfigError` for three
+    stages with r1 = r2 or r1 = 2/3.
+    """
+
+    source: ClassVar[str] = "Lu et al. 2022 (DPM-Solver), alg. 1 and 2"
+    prediction: ClassVar[type[NoisePrediction]] = NoisePrediction
 
 
 def fast_plan(of: Parameterisation, evaluations: int, sigma_max: float, sigma_min: float) -> Plan:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pdediff.samplers.dpm_solver import Ratio, Stages, ratios, singlestep
-from pdediff.samplers.field import DataPrediction, Parameterisation
-from pdediff.samplers.grids import uniform_lambda
-from pdediff.samplers.plan import Plan, check_levels
+from pdediff.samplers.dpm_solver import Singlestep, Stages
+from pdediff.samplers.field import DataPrediction
 
 
 @dataclass(frozen=True)
-class DPMSolverPPSingle:
+class DPMSolverPPSingle(Singlestep):
     """DPM-Solver++(2S), and 3S, in the data prediction (Lu et al. 2022, alg. 1), with exact weights.
 
     With t the next level, h = log(sigma / t), I(c) = 1 - exp(-c h), J(c) = c h - 1 + exp(-c h) and stages D_i at
@@ -30,38 +27,6 @@ class DPMSolverPPSingle:
     """
 
     source: ClassVar[str] = "Lu et al. 2022 (DPM-Solver++), alg. 1"
+    prediction: ClassVar[type[DataPrediction]] = DataPrediction
 
     stages: Stages = 2
-    r1: Ratio | None = None
-    r2: Ratio | None = None
-
-    def __post_init__(self) -> None:
-        ratios(self.stages, self.r1, self.r2)
-
-    @property
-    def evaluations(self) -> float:
-        """Stages of a step."""
-        return float(self.stages)
-
-    @property
-    def order(self) -> int:
-        """Steps a grid needs at least."""
-        return 1
-
-    @property
-    def slope(self) -> int:
-        """Promised order of convergence."""
-        return self.stages
-
-    def integrator(self, steps: int) -> tuple[Parameterisation, int]:
-        """Data prediction and the order."""
-        return DataPrediction(), self.stages
-
-    def grid(self, steps: int, sigma_max: float, sigma_min: float) -> list[float]:
-        """Uniform in log sigma."""
-        return uniform_lambda(sigma_max, sigma_min, steps)
-
-    def plan(self, sigmas: Sequence[float]) -> Plan:
-        """The compiled steps; `ConfigError` if the levels do not decrease."""
-        levels = check_levels(sigmas)
-        return singlestep(levels, DataPrediction(), [ratios(self.stages, self.r1, self.r2)] * (len(levels) - 1))

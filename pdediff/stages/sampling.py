@@ -52,13 +52,12 @@ def sample(config: SampleConfig, prior: Path, root: Path, runtime: Runtime, plan
         )
     compiled = _compiled(config, prior, plan)  # refuses now what it would in a worker
     replaced = {"sampler", "steps", "sigma_max", "sigma_min"} if plan else set()
-    identity = {
+    identity: dict[str, Any] = {
         "stage": "sample",
-        "config": config.model_dump(exclude={"name"}),
+        "config": config.model_dump(exclude={"name", *replaced}),
         "prior": {"folder": prior.name, "content": content_of(prior)},
     }
     if plan:
-        identity["config"] = config.model_dump(exclude={"name", *replaced})
         identity["plan"] = {"folder": plan.name, "content": content_of(plan)}
     path = output_folder(root, "samples", config.name or prior.name.rpartition("-")[0], identity)
     if not is_complete(path):
@@ -92,9 +91,13 @@ def _compiled(config: SampleConfig, prior: Path, plan: Path | None) -> Plan:
 
 
 def task_of(path: Path, shard: int, identity: dict[str, Any], schema: Schema, prior: Path, device: Device) -> TileTask:
-    """The work order of one tile."""
+    """The work order of one tile. Raises MatchError for samples of a version that kept no plan."""
     rows = schema.rows(shard)
     span = (rows.start, rows.stop)
+    if "plan" not in schema.attrs:
+        raise MatchError(
+            f"{path.name} was drawn by another version of pdediff", hint=f"remove {path} and draw it again"
+        )
     return TileTask(path, shard, span, identity["config"], prior, device, str(schema.attrs["plan"]))
 
 

@@ -117,15 +117,15 @@ def test_hooks_change_the_denoised_state_in_their_order(oracle: Any) -> None:
     plan = PC("v", 2).plan(GRID)
     seen: list[float] = []
 
-    def double(denoised: Tensor, state: Tensor, sigma: float) -> Tensor:
+    def raised(denoised: Tensor, state: Tensor, sigma: float) -> Tensor:
         seen.append(sigma)
-        return 2.0 * denoised
+        return denoised + 1.0  # undone by the other hook if that comes second, and only then
 
     def mean_zero(denoised: Tensor, state: Tensor, sigma: float) -> Tensor:
         return denoised - denoised.mean(-1, keepdim=True)
 
     def both(state: Tensor, sigma: Tensor) -> Tensor:
-        denoised = 2.0 * prior(state, sigma)
+        denoised = prior(state, sigma)
         return denoised - denoised.mean(-1, keepdim=True)
 
     class Changed:
@@ -133,7 +133,8 @@ def test_hooks_change_the_denoised_state_in_their_order(oracle: Any) -> None:
         __call__ = staticmethod(both)
 
     expected = run(plan, Changed(), x, range(3))  # type: ignore[arg-type]
-    assert torch.equal(run(plan, prior, x, range(3), hooks=(double, mean_zero)), expected)
+    hooked = run(plan, prior, x, range(3), hooks=(raised, mean_zero))
+    assert float((hooked - expected).abs().max()) < 1e-12
     assert seen == GRID[:-1]
     with pytest.raises(ConfigError, match="flat returned shape"):
         run(plan, prior, x, range(3), hooks=(lambda denoised, state, sigma: denoised, flat))
@@ -141,6 +142,26 @@ def test_hooks_change_the_denoised_state_in_their_order(oracle: Any) -> None:
 
 def flat(denoised: Tensor, x: Tensor, sigma: float) -> Tensor:
     return denoised.flatten(1)
+
+
+def test_a_slot_may_be_written_from_its_own_value(oracle: Any) -> None:
+    """y = 2 x, then y = 3 x + y / 2 = 4 x: the old value is read before the new one takes its place."""
+    prior = oracle.gaussian()
+    x = oracle.start_of(oracle.mixture(6), 2, 20.0)
+    steps = (Lin("y", (("x", 2.0),)), Lin("y", (("x", 3.0), ("y", 0.5))), Lin("x", (("y", 1.0),)))
+    assert torch.equal(run(Plan(steps, (1.0, 0.5)), prior, x, range(2)), 4.0 * x)
+
+
+def test_bands_can_be_used_again_under_autograd() -> None:
+    """What a run in inference mode leaves in a cache must not stop a gradient later."""
+    prior = matern_field((8,), length=0.2, smoothness=2.0)
+    plan = Plan((Band("x", (("x", (0.5, 0.7, 0.31)),), (0.0, 0.0, 0.0)),), (1.0, 0.5))
+    x = torch.ones(1, 1, 8, dtype=torch.float64)
+    with torch.inference_mode():
+        run(plan, prior, x, (0,))
+    x = torch.ones(1, 1, 8, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(run(plan, prior, x, (0,)).sum(), x)
+    assert torch.allclose(gradient, torch.full_like(gradient, 0.5), rtol=1e-12)  # the mean is in band 0
 
 
 def test_walk_returns_every_slot(oracle: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -14,8 +16,9 @@ import stage_recipe as recipe
 from pdediff import cli, stages
 from pdediff.errors import IntegrityError, MatchError
 from pdediff.samplers import Plan
+from pdediff.stages.sampling import task_of
 from pdediff.stages.tuning import plan_of
-from pdediff.store import open_store
+from pdediff.store import open_store, read_schema
 
 Shell = Callable[..., tuple[int, list[str], list[str]]]
 
@@ -69,6 +72,25 @@ def test_samples_run_the_tuned_plan_and_keep_it(tuned: Path, world: recipe.World
     # sampler and steps are not what made it
     same = recipe.config("sample", "n=6", "steps=9", "tile=4", "sampler=ddim")
     assert stages.sample(same, world.prior, tmp_path, recipe.INLINE, plan=tuned) == path
+
+
+def test_samples_on_one_brownian_path(world: recipe.World, tmp_path: Path) -> None:
+    """Other noise than that of the steps, and kept apart from it; without noise in the sampler nothing changes."""
+    drawn = {}
+    for sampler, path in itertools.product(("ddpm", "ddim"), ("true", "false")):
+        config = recipe.config("sample", *SAMPLE, f"sampler={sampler}", f"path={path}")
+        made = stages.sample(config, world.prior, tmp_path, recipe.INLINE)
+        drawn[sampler, path] = open_store(made)["pressure"].values
+    assert float(np.abs(drawn["ddpm", "true"] - drawn["ddpm", "false"]).max()) > 0.0
+    assert np.array_equal(drawn["ddim", "true"], drawn["ddim", "false"])
+
+
+def test_samples_of_a_version_without_plans_are_not_guessed_at(world: recipe.World, tmp_path: Path) -> None:
+    path = stages.sample(recipe.config("sample", *SAMPLE), world.prior, tmp_path, recipe.INLINE)
+    schema = read_schema(path)
+    old = dataclasses.replace(schema, attrs={k: v for k, v in schema.attrs.items() if k != "plan"})
+    with pytest.raises(MatchError, match="another version of pdediff"):
+        task_of(path, 0, {"config": {}}, old, world.prior, "cpu")
 
 
 def test_a_plan_belongs_to_its_prior(tuned: Path, world: recipe.World, tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pdediff import config as configs
-from pdediff.diffusion import Covariance, Denoiser, NoiseField
+from pdediff.diffusion import Covariance, Denoiser
 from pdediff.observe import Observation
+from pdediff.posterior import Wrapped
 from pdediff.types import Field, Levels
 
 PROBED = (6, 10)
@@ -32,35 +32,11 @@ class Cost:
 
 
 @dataclass(frozen=True, eq=False)
-class Counted:
+class Counted(Wrapped):
     """A denoiser that counts; its error is what `errors` says."""
 
-    prior: Denoiser
     errors: Callable[[float], Covariance]
     cost: Cost = field(default_factory=Cost)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.prior.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.prior.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.prior.device
-
-    @property
-    def noise(self) -> NoiseField:
-        return self.prior.noise
-
-    @property
-    def mean(self) -> Tensor:
-        return self.prior.mean
-
-    def error_scale(self, denoised: Field, sigma: float) -> Field | None:
-        return self.prior.error_scale(denoised, sigma)
 
     def error(self, sigma: float) -> Covariance:
         return self.errors(sigma)
