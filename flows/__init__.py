@@ -22,7 +22,16 @@ set_environment()
 
 
 def launch(
-    flow: Literal["generate", "train", "tune", "sample", "reconstruct", "evaluate", "benchmark", "pipeline"],
+    flow: Literal[
+        "benchmark",
+        "evaluate",
+        "generate",
+        "pipeline",
+        "reconstruct",
+        "sample",
+        "train",
+        "tune",
+    ],
     data_root: Path,
     parameters: Mapping[str, Any],
     progress: Literal["json", "quiet"] | None = None,

@@ -33,7 +33,12 @@ CONFIGS = {
 }
 """Model of each stage's config in `pdediff.stages.configs`."""
 
-INPUTS = {"train": ("data",), "tune": ("prior",), "sample": ("prior",), "reconstruct": ("prior", "data")}
+INPUTS = {
+    "train": ("data",),
+    "tune": ("prior",),
+    "sample": ("prior",),
+    "reconstruct": ("prior", "data"),
+}
 """What a stage reads, given as `key=PATH` or `key=NAME`; no part of its config."""
 
 OPTIONAL = {"sample": ("plan",)}
@@ -215,8 +220,8 @@ def _inputs(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     optional = ("data",) if command == "reconstruct" and isinstance(composed.get("observations"), str) else ()
-    if composed.get("problem") is not None:  # brings its own
-        raw, optional = {}, INPUTS[command]
+    if composed.get("problem") is not None:  # brings its own, for which a trained prior may stand in
+        raw, optional = {key: raw[key] for key in raw if key == "prior"}, INPUTS[command]
     for key in INPUTS.get(command, ()):
         try:
             if key not in raw and key not in optional:
@@ -244,8 +249,8 @@ def _inputs(
 def _beside_a_problem(raw: dict[str, str], overrides: Sequence[str]) -> list[ConfigError]:
     """A problem for everything that a problem brings and that was given as well."""
     words = [*raw, *(word.lstrip("+").partition("=")[0].partition(".")[0] for word in overrides)]
-    given = [key for key in ("prior", "data", "observations", "split") if key in words]
-    message = "{}= beside problem=: a problem has its own prior, cases and readings"
+    given = [key for key in ("data", "observations", "split") if key in words]
+    message = "{}= beside problem=: a problem has its own cases and readings"
     return [ConfigError(message.format(key), hint="leave one of the two out") for key in given]
 
 
@@ -259,7 +264,8 @@ def plan(job: Job) -> dict[str, Any]:
     if job.command == "train":
         return {"data": str(job.inputs["data"]), "steps": config.fit.steps, "samples seen": _seen(config.fit)}
     if job.command == "reconstruct":
-        source = {"prior": str(job.inputs["prior"])} if config.problem is None else {"problem": config.problem["kind"]}
+        source = {"prior": str(job.inputs["prior"])} if job.inputs["prior"] else {}
+        source |= {"problem": config.problem["kind"]} if config.problem else {}
         told = {**source, "cases": config.cases, "draws": config.draws}
         return told | {"posterior": config.posterior["kind"], "workers": job.compute.workers}
     if job.command == "benchmark":

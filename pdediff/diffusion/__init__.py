@@ -18,11 +18,14 @@ from pdediff.diffusion.edm import NetworkDenoiser, precondition
 from pdediff.diffusion.gaussian import GaussianPrior
 from pdediff.diffusion.gaussian_density import gaussian_density
 from pdediff.diffusion.gaussian_field import GaussianFieldPrior, matern_field
+from pdediff.diffusion.gaussian_field_mixture import GaussianFieldMixturePrior
 from pdediff.diffusion.gaussian_mixture import GaussianMixturePrior
 from pdediff.diffusion.local_scale import LocalScale, measure_scale
 from pdediff.diffusion.loss import DenoisingLoss, NoiseLevels
+from pdediff.diffusion.low_rank_update import LowRankUpdate
 from pdediff.diffusion.noise import GaussianRandomField, NoiseField, WhiteNoise
 from pdediff.diffusion.processes import EDM, VE, Flow, Process, Trig
+from pdediff.diffusion.spectral_skip import SpectralSkip
 from pdediff.diffusion.vp import DDPMTable, MeanReverting, SubVP, VPCosine, VPLinear
 
 __all__ = [
@@ -41,12 +44,14 @@ __all__ = [
     "DiagonalCovariance",
     "Flow",
     "FourierCovariance",
+    "GaussianFieldMixturePrior",
     "GaussianFieldPrior",
     "GaussianMixturePrior",
     "GaussianPrior",
     "GaussianRandomField",
     "LocalScale",
     "LowRankCovariance",
+    "LowRankUpdate",
     "MeanReverting",
     "NetworkDenoiser",
     "NoiseField",
@@ -54,6 +59,7 @@ __all__ = [
     "Prediction",
     "Process",
     "ShapedByMean",
+    "SpectralSkip",
     "SubVP",
     "Trig",
     "VPCosine",

@@ -9,43 +9,52 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from pdediff.diffusion.cosine_field import CosineCovariance, Margin, inside, known_margin, to_cosines
 from pdediff.diffusion.covariance import FourierCovariance, LowRankCovariance, mix
 from pdediff.types import Purpose, derive, generator
+
+Measured = LowRankCovariance | FourierCovariance | CosineCovariance
+
+COMPARED = 3
+"""Every how many levels two forms of covariance are compared."""
+
+FLOOR = 1e-6
+"""Least variance of a direction over the mean: a covariance that is to be inverted leaves none out."""
 
 
 @dataclass(frozen=True, eq=False)
 class CalibratedError:
     """Error covariances at increasing levels, interpolated between them; `prior` is the one at sigma = inf.
 
-    The trace is interpolated log-linearly in log sigma, the shape of the covariance linearly; below the first level
-    it shrinks like sigma^2, from the last one up it stays.
+    The variance of each harmonic is interpolated log-linearly in log sigma; where the form has none, the trace is, and
+    the shape of the covariance linearly. Below the first level it shrinks like sigma^2, from the last one up it stays.
     """
 
     sigmas: tuple[float, ...]
-    covariances: tuple[LowRankCovariance | FourierCovariance, ...]
-    prior: LowRankCovariance | FourierCovariance
+    covariances: tuple[Measured, ...]
+    prior: Measured
 
     @cached_property
     def _traces(self) -> tuple[float, ...]:
         return tuple(float(c.diagonal().sum()) for c in self.covariances)
 
     @cached_property
-    def _known(self) -> dict[float, LowRankCovariance | FourierCovariance]:
+    def _known(self) -> dict[float, Measured]:
         return {}
 
-    def __call__(self, sigma: float) -> LowRankCovariance | FourierCovariance:
+    def __call__(self, sigma: float) -> Measured:
         if sigma not in self._known:
             self._known[sigma] = self._at(sigma)
         return self._known[sigma]
 
-    def _at(self, sigma: float) -> LowRankCovariance | FourierCovariance:
+    def _at(self, sigma: float) -> Measured:
         if sigma <= self.sigmas[0]:
             return self.covariances[0].scaled((sigma / self.sigmas[0]) ** 2)
         if math.isinf(sigma):
@@ -55,17 +64,27 @@ class CalibratedError:
         i = bisect.bisect_right(self.sigmas, sigma) - 1
         low, high = self.sigmas[i], self.sigmas[i + 1]
         weight = math.log(sigma / low) / math.log(high / low)
+        one, other = self.covariances[i], self.covariances[i + 1]
+        if not isinstance(one, LowRankCovariance) and not isinstance(other, LowRankCovariance):
+            # Modes below the noise keep their variance, those above have its: no straight line between two levels.
+            tiny = torch.finfo(one.spectrum.dtype).tiny
+            low_log, high_log = (c.spectrum.clamp(min=tiny).log() for c in (one, other))
+            return replace(one, spectrum=torch.lerp(low_log, high_log, weight).exp())
         trace_low, trace_high = self._traces[i], self._traces[i + 1]
         trace = math.exp((1 - weight) * math.log(trace_low) + weight * math.log(trace_high))
-        shape = mix(self.covariances[i].scaled(1 / trace_low), self.covariances[i + 1].scaled(1 / trace_high), weight)
-        return cast(LowRankCovariance | FourierCovariance, shape.scaled(trace))
+        shape = mix(one.scaled(1 / trace_low), other.scaled(1 / trace_high), weight)
+        return cast(Measured, shape.scaled(trace))
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat float32 tensors for a checkpoint."""
         out = {"calibration.sigmas": torch.tensor(self.sigmas, dtype=torch.float64)}
         for i, c in enumerate((*self.covariances, self.prior)):
-            names = ("spectrum",) if isinstance(c, FourierCovariance) else ("variance", "factor")
-            parts = {name: getattr(c, name) for name in names}
+            if isinstance(c, LowRankCovariance):
+                parts = {"variance": c.variance, "factor": c.factor}
+            else:
+                parts = {"cosines" if isinstance(c, CosineCovariance) else "spectrum": c.spectrum}
+            if isinstance(c, CosineCovariance):
+                out[f"calibration.{i:02d}.margin"] = torch.tensor(c.margin, dtype=torch.int64).reshape(-1, 2)
             out |= {f"calibration.{i:02d}.{name}": t.float().contiguous() for name, t in parts.items()}
         return out
 
@@ -73,11 +92,14 @@ class CalibratedError:
     def from_tensors(tensors: Mapping[str, Tensor]) -> CalibratedError:
         """The inverse of `tensors`."""
         sigmas = tuple(float(s) for s in tensors["calibration.sigmas"])
-        out: list[LowRankCovariance | FourierCovariance] = []
+        out: list[Measured] = []
         for i in range(len(sigmas) + 1):
             prefix = f"calibration.{i:02d}."
             if prefix + "spectrum" in tensors:
                 out.append(FourierCovariance(tensors[prefix + "spectrum"]))
+            elif prefix + "cosines" in tensors:
+                margin = tuple((low, high) for low, high in tensors[prefix + "margin"].tolist())
+                out.append(CosineCovariance(tensors[prefix + "cosines"], margin))
             else:
                 out.append(LowRankCovariance(tensors[prefix + "variance"], tensors[prefix + "factor"]))
         return CalibratedError(sigmas, tuple(out[:-1]), out[-1])
@@ -92,7 +114,7 @@ def low_rank(errors: Tensor, rank: int) -> LowRankCovariance:
     variance = (flat**2).sum(0)
     rest = (variance - (factor**2).sum(0)).clamp(min=0)
     # A floor keeps the covariance invertible where the leading directions explain everything.
-    rest = rest.clamp(min=1e-6 * float(variance.mean()))
+    rest = rest.clamp(min=FLOOR * float(variance.mean()))
     return LowRankCovariance(rest.reshape(shape).float(), factor.reshape(rank, *shape).float())
 
 
@@ -124,6 +146,13 @@ def stationary(errors: Tensor) -> FourierCovariance:
     return FourierCovariance((modes.abs() ** 2).mean(0).float())
 
 
+def cosines(errors: Tensor, margin: Margin = ()) -> CosineCovariance:
+    """Mean square of the cosines of the errors: the covariance of errors that know of walls no more than cosines do."""
+    total = sum(to_cosines(inside(rows, margin).double()).square().sum(0) for rows in errors.split(512))
+    spectrum = torch.as_tensor(total) / len(errors)
+    return CosineCovariance(spectrum.clamp(min=FLOOR * float(spectrum.mean())).float(), margin)
+
+
 def measure(
     errors_at: Callable[[float, int], Tensor],
     prior_fields: Tensor,
@@ -131,14 +160,34 @@ def measure(
     *,
     rank: int,
     periodic: bool,
+    images: Callable[[Tensor], Tensor] = lambda errors: errors,
 ) -> CalibratedError:
     """Calibrate from `errors_at(sigma, level_index) -> (n, channel, *space)`, the errors x0 - D on held-out fields.
 
     `prior_fields` (n, channel, *space) are clean fields with the prior mean taken off: the error at sigma = inf.
+    `images` adds what symmetries make of errors. Without periodic edges the form is that of the two, low rank or
+    cosines, under which half of the errors are likelier when it is fitted to the other half.
     """
-    fit = stationary if periodic else partial(low_rank, rank=rank)
-    found = tuple(fit(errors_at(sigma, i)) for i, sigma in enumerate(sigmas))
-    return CalibratedError(tuple(sigmas), found, fit(prior_fields))
+    errors = [errors_at(sigma, i) for i, sigma in enumerate(sigmas)]
+    fit: Callable[[Tensor], Measured] = stationary
+    if not periodic:
+        margin = known_margin(prior_fields)
+        # Compared where fields vary: elsewhere there is no error to be likely.
+        halves = [(images(e[::2]), e[1::2].double()) for e in errors[::COMPARED]]
+        compared = [(inside(some, margin), inside(rest, margin)) for some, rest in halves]
+        forms: tuple[Callable[[Tensor], Measured], ...] = (partial(low_rank, rank=rank), cosines)
+        likely = [sum(_log_density(form(some), rest) for some, rest in compared) for form in forms]
+        fit = forms[0] if likely[0] >= likely[1] else partial(cosines, margin=margin)
+    return CalibratedError(tuple(sigmas), tuple(fit(images(e)) for e in errors), fit(prior_fields))
+
+
+def _log_density(covariance: Measured, errors: Tensor) -> float:
+    """Mean of log N(e; 0, C) over rows, up to a constant."""
+    if isinstance(covariance, LowRankCovariance):
+        log_det = covariance.log_determinant()
+    else:
+        log_det = float(covariance.spectrum.double().log().sum())
+    return -0.5 * (float((errors * covariance.solve(errors)).flatten(1).sum(1).mean()) + log_det)
 
 
 def held_out_errors(

@@ -15,41 +15,51 @@ from pdediff.diffusion.denoiser import ShapedByMean, broadcast
 from pdediff.diffusion.noise import WhiteNoise
 from pdediff.types import Field, Levels, normal
 
+Margin = tuple[tuple[int, int], ...]
+"""Points at the low and the high end of each axis; () for none."""
+
 
 @dataclass(frozen=True, eq=False)
 class CosineCovariance:
     """Diagonal in the orthonormal discrete cosines (DCT-II): `spectrum` (channel, *space) holds the eigenvalues.
 
-    Cosines have no slope at the edges: fields whose covariance is a function of the Neumann laplacian.
+    Cosines have no slope at the edges: fields whose covariance is a function of the Neumann laplacian. `margin` are
+    the points at either end of each axis that are known, as values on an edge are: there the covariance is 0, and
+    `solve` its pseudo-inverse.
     """
 
     spectrum: Tensor
+    margin: Margin = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.spectrum.shape)
+        grown = self.margin or ((0, 0),) * (self.spectrum.dim() - 1)
+        return (self.spectrum.shape[0], *(n + sum(m) for n, m in zip(self.spectrum.shape[1:], grown, strict=True)))
+
+    def _apply(self, multiplier: Tensor, v: Tensor) -> Tensor:
+        return padded(from_cosines(multiplier.to(v) * to_cosines(inside(v, self.margin))), self.margin)
 
     def matvec(self, v: Tensor) -> Tensor:
-        return from_cosines(self.spectrum.to(v) * to_cosines(v))
+        return self._apply(self.spectrum, v)
 
     def sqrt(self, v: Tensor) -> Tensor:
         """Of unit white noise v, a draw."""
-        return from_cosines(self.spectrum.sqrt().to(v) * to_cosines(v))
+        return self._apply(self.spectrum.sqrt(), v)
 
     def draw(self, seeds: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         return self.sqrt(normal(seeds, self.shape, dtype=dtype, device=self.spectrum.device))
 
     def solve(self, v: Tensor) -> Tensor:
-        return from_cosines(to_cosines(v) / self.spectrum.to(v))
+        return self._apply(1 / self.spectrum, v)
 
     def diagonal(self) -> Tensor:
         variance = self.spectrum[None]
         for _ in self.shape[1:]:
             variance = variance.movedim(2, -1) @ _cosines(variance.shape[2]).to(variance).square()
-        return variance[0]
+        return padded(variance, self.margin)[0]
 
     def scaled(self, factor: float) -> CosineCovariance:
-        return CosineCovariance(self.spectrum * factor)
+        return CosineCovariance(self.spectrum * factor, self.margin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +101,34 @@ class CosineFieldPrior(ShapedByMean):
         """Exact probability-flow solution from level sigma to sigma_next."""
         ratio = ((self.spectrum + sigma_next**2) / (self.spectrum + sigma**2)).sqrt()
         return self.mean.to(x) + from_cosines(ratio.to(x) * to_cosines(x - self.mean.to(x)))
+
+
+def known_margin(fields: Tensor) -> Margin:
+    """The edges of a box outside of which fields (n, channel, *space) are the same for all n; () where there are none.
+
+    Values that a boundary condition gives belong to the fields, and to no harmonic.
+    """
+    varies = (fields != fields[:1]).any(0).any(0)
+    out = []
+    for axis in range(varies.dim()):
+        others = [a for a in range(varies.dim()) if a != axis]
+        where = (varies.any(dim=others) if others else varies).nonzero().flatten()
+        if len(where) == 0:
+            return ()
+        out.append((int(where[0]), varies.shape[axis] - 1 - int(where[-1])))
+    return tuple(out) if any(sum(m) for m in out) else ()
+
+
+def inside(x: Tensor, margin: Margin) -> Tensor:
+    """Fields (n, channel, *space) without the margin."""
+    for axis, (low, high) in enumerate(margin, start=2):
+        x = x.narrow(axis, low, x.shape[axis] - low - high)
+    return x
+
+
+def padded(x: Tensor, margin: Margin) -> Tensor:
+    """Fields with zeros in the margin: the transpose of `inside`."""
+    return torch.nn.functional.pad(x, [n for pair in reversed(margin) for n in pair]) if margin else x
 
 
 def to_cosines(v: Tensor) -> Tensor:

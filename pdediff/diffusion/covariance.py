@@ -128,11 +128,14 @@ class DenseCovariance:
     def matvec(self, v: Tensor) -> Tensor:
         return (v.flatten(1) @ self.matrix.to(v.dtype)).reshape(v.shape)
 
-    def sqrt(self, v: Tensor) -> Tensor:
+    @cached_property
+    def _root(self) -> Tensor:
         # The eigenvalue root exists for singular matrices too, where a Cholesky factor does not.
         values, vectors = torch.linalg.eigh(self.matrix)
-        root = vectors * values.clamp(min=0).sqrt()
-        return (v.flatten(1) @ root.T.to(v.dtype)).reshape(v.shape)
+        return vectors * values.clamp(min=0).sqrt()
+
+    def sqrt(self, v: Tensor) -> Tensor:
+        return (v.flatten(1) @ self._root.T.to(v.dtype)).reshape(v.shape)
 
     def draw(self, seeds: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         return self.sqrt(normal(seeds, self.shape, dtype=dtype, device=self.matrix.device))
@@ -183,6 +186,11 @@ class LowRankCovariance:
         scaled = v.double().flatten(1) / variance
         inner = torch.cholesky_solve((scaled @ factor.T).T, root).T
         return (scaled - (inner @ factor) / variance).to(v.dtype).reshape(v.shape)
+
+    def log_determinant(self) -> float:
+        """log det C, by the determinant lemma."""
+        variance, _, root = self._capacitance
+        return float(variance.log().sum() + 2 * root.diagonal().log().sum())
 
     def diagonal(self) -> Tensor:
         return self.variance + (self.factor**2).sum(0)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pdediff.diffusion.denoiser import broadcast
-from pdediff.diffusion.edm import precondition
+from pdediff.diffusion.edm import precondition, weight
 from pdediff.diffusion.noise import NoiseField
+from pdediff.diffusion.spectral_skip import SpectralSkip
 from pdediff.types import Positive, Purpose, derive, generator
 
 
@@ -41,12 +42,16 @@ class NoiseLevels:
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """(sigma^2 + s^2) / (sigma s)^2 * mean (D - x0)^2 per row: unit weight on the network's own target."""
+    """(sigma^2 + s^2) / (sigma s)^2 * mean (D - x0)^2 per row: unit weight on the network's own target.
+
+    With a spectral `skip` the mean square of its error stands for the inverse of the fraction.
+    """
 
     noise: NoiseField
     levels: NoiseLevels
     seed: int
     sigma_data: float = 1.0
+    skip: SpectralSkip | None = None
 
     def __call__(self, network: nn.Module, x0: Tensor, step: int) -> Tensor:
         """Per-row loss (batch,) of clean fields x0 (batch, channel, *space) at training step `step`."""
@@ -58,6 +63,6 @@ class DenoisingLoss:
 
     def at(self, network: nn.Module, x0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
         """Per-row loss (batch,) at given noise and levels."""
-        denoised = precondition(network, x0 + broadcast(sigma, x0) * eps, sigma, self.sigma_data)
-        weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
-        return weight * (denoised - x0).flatten(1).square().mean(1)
+        denoised = precondition(network, x0 + broadcast(sigma, x0) * eps, sigma, self.sigma_data, self.skip)
+        square = (denoised - x0).flatten(1).square().mean(1)
+        return weight(sigma, self.sigma_data, self.skip).to(square) * square

@@ -25,6 +25,7 @@ from pdediff.metrics.diagnostics import (
 )
 from pdediff.metrics.doubts import Doubt, Verdict, doubts, most_accurate, verdict
 from pdediff.metrics.errors import misclassified, relative_l2, relative_l2_of_draws, rmse
+from pdediff.metrics.exact import against_exact
 from pdediff.metrics.report import draw, finite_json, html, markdown
 from pdediff.metrics.report_data import (
     Case,
@@ -66,6 +67,7 @@ __all__ = [
     "Table",
     "Training",
     "Verdict",
+    "against_exact",
     "bootstrap",
     "bures",
     "chi_square",

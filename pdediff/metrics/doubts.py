@@ -26,6 +26,8 @@ COVERAGE_SLACK = (0.05, 0.15)  # smaller departures are not worth a warning, lar
 SPREAD_RANGE = ((0.8, 1.25), (0.5, 2.0))
 MISFIT_RANGE = ((0.5, 1.5), (0.2, 3.0))
 RESIDUAL_RATIO = (0.1, 0.5)
+EXACT_BIAS = (0.25, 1.0)
+EXACT_SPREAD = ((0.9, 1.1), (0.7, 1.4))
 ESS_FLOOR = (10.0, 3.0)
 ROOTS_FLOOR = (10.0, 3.0)
 DRAWS_FOR_90 = 19
@@ -114,6 +116,7 @@ def _of_method(data: ReportData, table: Table, method: Method) -> Iterator[tuple
             yield from _coverage(data, method.name, name)
             yield from _shape(data, table, method.name, name)
             yield from _draws(table, method.name, name)
+            yield from _against_exact(table, method.name, name)
     yield from _case(data, table, method.name)
 
 
@@ -187,6 +190,16 @@ def _draws(table: Table, method: str, name: str) -> Iterator[tuple[Severity, str
         yield "warn", f"{name}: {draws.mean:.0f} draws; a 90 % interval needs at least {DRAWS_FOR_90}."
     if diverged is not None and (severity := _graded(diverged.mean, DIVERGED)):
         yield severity, f"{name}: {diverged.mean:.1%} of the draws diverged and are left out of the scores."
+
+
+def _against_exact(table: Table, method: str, name: str) -> Iterator[tuple[Severity, str]]:
+    distance, floor, spread = (table.get(method, name, f"exact_{k}") for k in ("distance", "floor", "spread"))
+    if distance is not None and floor is not None and np.isfinite(distance.mean):
+        bias = float(np.sqrt(max(distance.mean**2 - floor.mean**2, 0.0)))
+        if severity := _graded(bias, EXACT_BIAS):
+            yield severity, f"{name}: the mean is {bias:.2f} exact standard deviations off the exact mean."
+    if spread is not None and np.isfinite(spread.mean) and (severity := _outside(spread.mean, EXACT_SPREAD)):
+        yield severity, f"{name}: the spread is {spread.mean:.2f} of that of the exact posterior."
 
 
 def _case(data: ReportData, table: Table, method: str) -> Iterator[tuple[Severity, str]]:

@@ -158,7 +158,7 @@ def _title(case: Case, info: FieldInfo, frame: int) -> str:
     if len(info.dims) == 3:
         unit = info.coordinate_units.get("time", "1")
         text += f" at time {np.asarray(info.coordinates['time'])[frame]:.3g}" + ("" if unit == "1" else f" {unit}")
-    elif "time" in info.dims:
+    elif "time" in info.dims and len(info.dims) == 2:
         text += f" ({info.dims[0]} upwards, {info.dims[1]} to the right)"
     return text
 

@@ -41,7 +41,7 @@ class FieldInfo:
         missing = [d for d in self.dims if d not in self.coordinates]
         if missing or not self.dims:
             raise ValueError(f"field '{self.name}': no coordinate for dims {missing} of {self.dims}")
-        if sum(d != "time" for d in self.dims) not in (1, 2):
+        if len(self.space) not in (1, 2):
             raise ValueError(f"field '{self.name}': 1 or 2 space dims expected besides time; got {self.dims}")
 
     @property
@@ -56,8 +56,8 @@ class FieldInfo:
 
     @property
     def space(self) -> tuple[str, ...]:
-        """Dims that are not time."""
-        return tuple(d for d in self.dims if d != "time")
+        """Dims that are not time; of a series, which has no other, time."""
+        return tuple(d for d in self.dims if d != "time") or self.dims
 
     @property
     def geometry(self) -> Geometry:

@@ -38,6 +38,14 @@ METRICS: Mapping[str, Metric] = {
     "spread_skill": Metric("spread / error", "target", 1.0),
     "energy": Metric("energy score", units="field"),
     "spectrum": Metric("spectral error", units="decades"),
+    "exact_distance": Metric("mean off the exact mean, in exact std"),
+    "exact_floor": Metric("that of as many exact draws", "none"),
+    "exact_spread": Metric("spread / exact spread", "target", 1.0),
+    "exact_mean_error": Metric("error of mean / Bayes-optimal", "target", 1.0),
+    "exact_draw_error": Metric("error of one draw / Bayes-optimal", "target", 1.0),
+    "rmse_draw": Metric("RMSE of one draw", units="field"),
+    "best_mean": Metric("Bayes-optimal RMSE of mean", "none", units="field"),
+    "best_draw": Metric("Bayes-optimal RMSE of one draw", "none", units="field"),
     "misfit": Metric("misfit / noise", "target", 1.0),
     "residual": Metric("PDE residual of draws", units="residual"),
     "residual_truth": Metric("PDE residual of truth", "none", units="residual"),
@@ -49,6 +57,10 @@ METRICS: Mapping[str, Metric] = {
     "out_of_range": Metric("outside training range", "none"),
     "seconds": Metric("seconds", units="s"),
     "denoiser_calls": Metric("denoiser calls"),
+    "network_vjps": Metric("network VJPs"),
+    "forward_solves": Metric("forward solves"),
+    "tangent_solves": Metric("tangent solves"),
+    "adjoint_solves": Metric("adjoint solves"),
 }
 
 FIELD_METRICS = (

@@ -10,6 +10,13 @@ import numpy as np
 from pdediff.metrics.diagnostics import Estimate, bootstrap
 from pdediff.metrics.score import CASE, METRICS
 
+RATIOS = {
+    "spread_skill": ("spread", "rmse"),
+    "exact_mean_error": ("rmse", "best_mean"),
+    "exact_draw_error": ("rmse_draw", "best_draw"),
+}
+"""Metrics that are a ratio of two others: over cases that of the sums of squares."""
+
 _EXACT_CASES = 12  # all 2^n sign flips up to here, random ones above
 _FLIPS = 20_000
 
@@ -88,8 +95,8 @@ def _unique(values: Sequence[str]) -> tuple[str, ...]:
 def summarise(rows: Sequence[Row], seed: int = 0) -> Table:
     """Mean over cases with a 95 % bootstrap interval for every method, field and metric.
 
-    `spread_skill` is sqrt(mean spread^2 / mean RMSE^2) over the cases. Values that are not finite are counted as
-    `missing`. Raises ValueError when one (method, case, field) comes twice.
+    Metrics of `RATIOS` are root ratios of sums: `spread_skill` is sqrt(mean spread^2 / mean RMSE^2) over the cases.
+    Values that are not finite are counted as `missing`. Raises ValueError when one (method, case, field) comes twice.
     """
     keys = [(r.method, r.case, r.field) for r in rows]
     if len(set(keys)) != len(keys):
@@ -115,8 +122,8 @@ def _ordered(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _estimate(given: Sequence[Mapping[str, float]], metric: str, seed: int) -> Estimate:
-    ratio = metric == "spread_skill" and all({"spread", "rmse"} <= set(scores) for scores in given)
-    columns = ("spread", "rmse") if ratio else (metric,)
+    ratio = metric in RATIOS and all(set(RATIOS[metric]) <= set(scores) for scores in given)
+    columns = RATIOS[metric] if ratio else (metric,)
     values = np.array([[scores[c] for c in columns] for scores in given], dtype=np.float64)
     finite = np.isfinite(values).all(axis=1)
     statistic: Callable[[np.ndarray], np.ndarray] = _root_ratio if ratio else _first_mean

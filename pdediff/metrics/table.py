@@ -15,8 +15,10 @@ from pdediff.metrics.summary import Table
 
 SHOWN = (
     *("crps", "rel_l2_mean", "misclassified", "coverage_50", "coverage_90", "spread_skill", "energy", "spectrum"),
+    *("exact_distance", "exact_floor", "exact_spread", "exact_mean_error", "exact_draw_error"),
     *("misfit", "residual", "residual_truth", "residual_unrelated"),
-    *("ess", "distinct_roots", "diverged", "seconds", "denoiser_calls"),
+    *("ess", "distinct_roots", "diverged", "seconds", "denoiser_calls", "network_vjps"),
+    *("forward_solves", "tangent_solves", "adjoint_solves"),
 )
 
 

@@ -111,17 +111,41 @@ def levels_of(sigma: Levels) -> float | None:
     return first if bool((sigma == first).all()) else None
 
 
+def island_weights(log_evidence: Tensor) -> Tensor:
+    """b log Z (islands,), with the largest b <= 1 that leaves an effective number of half of the islands.
+
+    Where estimates of the evidence scatter by more than one in the logarithm, the largest of a few says more of chance
+    than of the island, and would take all the weight: a bias of equal pooling is preferred to that variance.
+    """
+    low, high = 0.0, 1.0
+    if _effective(log_evidence) >= 0.5:
+        return log_evidence
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _effective(middle * log_evidence) >= 0.5 else (low, middle)
+    return low * log_evidence
+
+
+def _effective(log_weights: Tensor) -> float:
+    """Effective number of islands over their number."""
+    return float(1 / log_weights.softmax(0).square().sum()) / len(log_weights)
+
+
 def merge(parts: Sequence[tuple[Draws, int]]) -> Draws:
     """Independent runs as one set of draws, the first n_i draws of run i.
 
     A run counts as often as it gives draws and, where it estimates the evidence (islands of particles), in proportion
-    to that, which removes the bias that small islands have (Whiteley et al. 2016, section 3). Diagnostics are averaged.
+    to that, which removes the bias that small islands have (Whiteley et al. 2016, section 3), or to the power of it
+    that leaves half of the runs (`island_weights`). Diagnostics are averaged.
     """
     if len(parts) == 1 and len(parts[0][0].x) == parts[0][1]:
         return parts[0][0]
     evidence = torch.tensor([float(d.diagnostics.get("log_evidence", 0.0)) for d, _ in parts], dtype=torch.float64)
     kept = torch.cat(
-        [d.log_weights[:n].log_softmax(0) + e + float(np.log(n)) for (d, n), e in zip(parts, evidence, strict=True)]
+        [
+            d.log_weights[:n].log_softmax(0) + w + float(np.log(n))
+            for (d, n), w in zip(parts, island_weights(evidence), strict=True)
+        ]
     )
     told = {
         name: sum(np.asarray(d.diagnostics[name]) for d, _ in parts) / len(parts) for name in parts[0][0].diagnostics

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pdediff.diffusion import Denoiser
 from pdediff.observe import Observation
-from pdediff.posterior.base import Draws
+from pdediff.posterior.anchor import posterior_anchor
+from pdediff.posterior.base import Draws, independent
 from pdediff.posterior.convergence import chain_ess, split_r_hat
 from pdediff.posterior.latent import Latent, Reference, likelihood_gradient, log_likelihood
-from pdediff.posterior.map_estimate import posterior_mode
 from pdediff.types import NonNegativeInt, PositiveInt, Purpose, derive_many, fold, normal, uniform
 
 State = tuple[Tensor, ...]
@@ -56,12 +56,12 @@ class ChainKernel(Protocol):
 class Chains:
     """`chains` Markov chains of burn_in + samples * thin steps in the whitened variable of the prior.
 
-    `laplace` starts in the Gauss-Newton approximation at the mode and moves in turn relative to it, which draws linear
-    problems independently, and to the prior, whose tails are as heavy as the posterior's; the operator needs an
-    adjoint. `prior` starts and moves relative to the prior alone and only evaluates. The step of each reference is
-    adapted by Robbins and Monro in the burn-in only, one for all chains, so that what follows is a Markov chain
-    (Andrieu and Thoms 2008, algorithm 4). Draw i is a fixed state of a fixed chain of run i // (chains * samples):
-    draws do not depend on how many are asked for.
+    `laplace` starts in the Gauss-Newton approximation at the mode and makes three moves relative to it, which draws
+    linear problems independently, and one relative to the prior, whose tails are as heavy as the posterior's; the
+    operator needs an adjoint. `prior` starts and moves relative to the prior alone and only evaluates. The step of
+    each of these moves is adapted by Robbins and Monro in the burn-in only, one for all chains, so that what follows
+    is a Markov chain (Andrieu and Thoms 2008, algorithm 4). Draw i is a fixed state of a fixed chain of run i //
+    (chains * samples): draws do not depend on how many are asked for.
 
     Good values: `laplace`, 16 chains; in the diagnostics `r_hat` (largest of all points) below 1.05 and `chain_ess`
     (smallest) above 100. Chains that all start at one mode of several do not tell: compare with `prior`.
@@ -75,8 +75,9 @@ class Chains:
 
     def draws(self, kernel: ChainKernel, prior: Denoiser, observation: Observation, n: int, seed: int) -> Draws:
         """n draws of as many runs as they need."""
+        observation = independent(observation)
         likelihood, pool = Likelihood(Latent.of(prior), observation), self.chains * self.samples
-        references, runs, found = self.references(likelihood), -(-n // pool), []
+        references, runs, found = self.references(prior, likelihood), -(-n // pool), []
         told = {"r_hat": 1.0, "chain_ess": 0.0, "acceptance": 0.0, "beta": 0.0}
         for run in range(runs):
             kept, acceptance, beta = self.run(kernel, likelihood, references, derive_many(seed, Purpose.STEP, [run])[0])
@@ -89,13 +90,13 @@ class Chains:
         told |= {"denoiser_calls": 0.0, "network_vjps": 0.0, "forward_calls": calls / n}
         return Draws.equal(torch.cat(found)[:n].to(prior.dtype), told)
 
-    def references(self, likelihood: Likelihood) -> tuple[Reference, ...]:
+    def references(self, prior: Denoiser, likelihood: Likelihood) -> tuple[Reference, ...]:
         """What the chains move relative to, in turn; they start in the first."""
         latent = likelihood.latent
         if self.reference == "prior":
             return (Reference.prior(latent),)
-        at_mode = Reference.laplace(latent, likelihood.observation, posterior_mode(latent, likelihood.observation))
-        return at_mode, Reference.prior(latent)
+        at_mode = Reference.laplace(latent, *posterior_anchor(prior, likelihood.observation))
+        return at_mode, at_mode, at_mode, Reference.prior(latent)
 
     def run(
         self, kernel: ChainKernel, likelihood: Likelihood, references: tuple[Reference, ...], seed: int

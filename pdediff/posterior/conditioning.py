@@ -26,7 +26,6 @@ class Conditioning:
     rows: Tensor
     cross: Tensor
     factor: Tensor
-    gain: Tensor
 
     @staticmethod
     def of(observation: Observation, covariance: Covariance, rows: Tensor) -> Conditioning:
@@ -34,12 +33,17 @@ class Conditioning:
         cross = covariance.matvec(rows)
         innovation = rows.flatten(1) @ cross.flatten(1).T + torch.diag(observation.noise.std.to(rows) ** 2)
         factor = torch.linalg.cholesky(0.5 * (innovation + innovation.T))
-        gain = torch.cholesky_solve(cross.flatten(1), factor)
-        return Conditioning(observation, covariance, rows, cross, factor, gain)
+        return Conditioning(observation, covariance, rows, cross, factor)
+
+    @property
+    def gain(self) -> Tensor:
+        """(R + H C H^T)^-1 H C as a matrix (m, size): as large as `cross`, dearer than a few hundred updates."""
+        return torch.cholesky_solve(self.cross.flatten(1), self.factor)
 
     def update(self, mean: Tensor, residual: Tensor) -> Tensor:
         """Conditional mean: mean + C H^T (R + H C H^T)^-1 residual for rows mean (k, ...), residual (k, m)."""
-        return mean + (residual.to(mean) @ self.gain.to(mean)).reshape(mean.shape)
+        q = torch.cholesky_solve(residual.to(self.factor).T, self.factor).T
+        return mean + (q.to(mean) @ self.cross.flatten(1).to(mean)).reshape(mean.shape)
 
     def log_evidence(self, residual: Tensor) -> Tensor:
         """log N(residual; 0, R + H C H^T) per row, float64."""
@@ -77,11 +81,28 @@ def _low_rank_update(
     return mean + scale * along + local * operator.vjp(mean, q)
 
 
+def local_factor(c: Conditioning, scale: Tensor) -> Tensor:
+    """Cholesky factors (k, m, m) of R + H diag(s) C diag(s) H^T, float64, from the rows of H."""
+    k, m = len(scale), len(c.rows)
+    rows, scale = c.rows.flatten(1), scale.to(c.rows)
+    if isinstance(c.covariance, LowRankCovariance):
+        seen = (scale[:, None] * c.covariance.factor.to(scale)).flatten(2) @ rows.T
+        local = (scale**2 * c.covariance.variance.to(scale)).flatten(1)
+        return _factor(c, seen.mT @ seen + (local[:, None] * rows) @ rows.T)
+    scaled = (scale[:, None] * c.rows).flatten(0, 1)
+    cross = c.covariance.matvec(scaled).reshape(k, m, -1)
+    return _factor(c, scaled.reshape(k, m, -1) @ cross.mT)
+
+
+def _factor(c: Conditioning, spread: Tensor) -> Tensor:
+    """Cholesky factors of R + H C H^T, float64; spread = H C H^T (k, m, m)."""
+    spread = spread.double()
+    return torch.linalg.cholesky(0.5 * (spread + spread.mT) + torch.diag(c.observation.noise.std.to(spread) ** 2))
+
+
 def _weights(c: Conditioning, spread: Tensor, residual: Tensor) -> Tensor:
     """(R + H C H^T)^-1 residual of each row, float64; spread = H C H^T (k, m, m)."""
-    spread = spread.double()
-    innovation = 0.5 * (spread + spread.mT) + torch.diag(c.observation.noise.std.to(spread) ** 2)
-    return torch.cholesky_solve(residual.double()[..., None], torch.linalg.cholesky(innovation))[..., 0]
+    return torch.cholesky_solve(residual.double()[..., None], _factor(c, spread))[..., 0]
 
 
 def gaussian_log_density(residual: Tensor, factor: Tensor) -> Tensor:

@@ -29,11 +29,15 @@ class DAPS:
     each; for other priors its error is that of a Gaussian fit of p(x0 | x_t). The inner draw is exact for linear
     operators (the paper: 100 Langevin steps, with a noise of the readings of their own); see `Decoupled`.
 
-    Good values: 50 levels with rho 7. `NumericalError` if a draw is not finite.
+    With `isotropic` C is (scale sigma)^2 N, r_t of the paper, whose code has scale 1 and tunes the inner steps instead.
+
+    Good values: 50 levels with rho 7; around the end of the flow a scale well below 1, tuned. `NumericalError` if a
+    draw is not finite.
     """
 
     centre: Literal["denoised", "flow"] = "denoised"
     covariance: Literal["calibrated", "isotropic"] = "calibrated"
+    scale: Positive = 1.0
     flow_steps: PositiveInt = 5
     steps: PositiveInt = 50
     sigma_max: Positive = 80.0
@@ -77,4 +81,4 @@ class DAPS:
         """C at a level."""
         if self.covariance == "calibrated":
             return prior.error(level)
-        return prior.noise.covariance(prior.shape).scaled(level**2)
+        return prior.noise.covariance(prior.shape).scaled((self.scale * level) ** 2)

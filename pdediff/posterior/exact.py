@@ -12,6 +12,7 @@ from torch import Tensor
 from pdediff.diffusion import (
     CosineFieldPrior,
     Denoiser,
+    GaussianFieldMixturePrior,
     GaussianFieldPrior,
     GaussianMixturePrior,
     GaussianPrior,
@@ -21,6 +22,7 @@ from pdediff.errors import ConfigError
 from pdediff.observe import Observation
 from pdediff.posterior.base import Draws
 from pdediff.posterior.conditioning import Conditioning
+from pdediff.posterior.field_mixture import FieldMixturePosterior
 from pdediff.posterior.gain import need_linear
 from pdediff.types import Positive, PositiveInt, Purpose, derive_many, fold
 
@@ -86,7 +88,8 @@ class ExactMixture:
     """Draws of sum_k w_k N(m_k, S_k) conditioned: each component as a Gaussian, w_k times its own evidence N(y; H m_k,
     R + H S_k H^T); and log p(y), the log of the sum.
 
-    For `GaussianMixturePrior`, linear operators and Gaussian errors. `ConfigError` for anything else.
+    For `GaussianMixturePrior` and `GaussianFieldMixturePrior`, linear operators and Gaussian errors. `ConfigError` for
+    anything else.
     """
 
     exact: ClassVar[bool] = True
@@ -108,9 +111,17 @@ class ExactMixture:
         )
         return found, evidence + log_volume(observation)
 
+    @torch.no_grad()
     def __call__(self, prior: Denoiser, observation: Observation, n: int, seed: int) -> Draws:
-        found, evidence = self.posterior(prior, observation)
-        x = found.sample(derive_many(seed, Purpose.START, range(n)))
+        seeds = derive_many(seed, Purpose.START, range(n))
+        if isinstance(prior, GaussianFieldMixturePrior):
+            need_linear(observation, self)
+            white = observation.whitened()
+            components = FieldMixturePosterior.of(prior, white)
+            x, evidence = components.draws(white, seeds), components.weights(white)[1] + log_volume(observation)
+        else:
+            found, evidence = self.posterior(prior, observation)
+            x = found.sample(seeds)
         return Draws.equal(x, {"denoiser_calls": 0.0, "network_vjps": 0.0, "log_evidence": evidence})
 
 

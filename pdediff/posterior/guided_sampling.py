@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -12,10 +12,10 @@ from torch import Tensor
 from pdediff.diffusion import Denoiser
 from pdediff.observe import GaussianNoise, Observation
 from pdediff.posterior.base import Draws, Guidance, independent
-from pdediff.posterior.conditioning import Conditioning
 from pdediff.posterior.gain import need_linear
 from pdediff.posterior.keyed import Keyed
 from pdediff.posterior.meter import Metered
+from pdediff.posterior.seen import seen
 from pdediff.samplers import Sampler, gaussian_start, run
 from pdediff.types import Positive, PositiveInt, Purpose, derive_many, fold
 
@@ -69,6 +69,8 @@ def guided_start(prior: Denoiser, observation: Observation, sigma: float, seeds:
     """
     if not observation.operator.linear or not isinstance(observation.noise, GaussianNoise):
         return gaussian_start(prior, sigma, seeds)
-    conditioning = Conditioning.of(observation, prior.error(math.inf), observation.rows(prior.mean.double()))
-    clean = conditioning.draw(prior.mean.expand(len(seeds), *prior.shape), fold(seeds, 0))
+    conditioning = seen(prior, observation).conditioning(prior, observation, math.inf)
+    clean = replace(conditioning, observation=observation).draw(
+        prior.mean.expand(len(seeds), *prior.shape), fold(seeds, 0)
+    )
     return clean + sigma * prior.noise.sample(fold(seeds, 2), prior.shape, prior.dtype).to(prior.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pdediff.diffusion import Denoiser
 from pdediff.observe import Observation
-from pdediff.posterior.base import Draws, Posterior, merge
+from pdediff.posterior.base import Draws, Posterior, island_weights, merge
 from pdediff.types import PositiveInt, Purpose, derive
 
 
@@ -68,7 +68,7 @@ def between(parts: Sequence[tuple[Draws, int]]) -> dict[str, float]:
         return {}
     count = len(parts)
     log_z = torch.tensor([float(d.diagnostics.get("log_evidence", 0.0)) for d, _ in parts], dtype=torch.float64)
-    share = log_z.softmax(0)
+    share = island_weights(log_z).softmax(0)
     means = torch.stack([_mean(draws, n) for draws, n in parts])
     centre = (share[:, None] * means).sum(0)
     # The variance of a ratio of sums over independent islands.
@@ -80,7 +80,7 @@ def between(parts: Sequence[tuple[Draws, int]]) -> dict[str, float]:
         told |= {
             "log_evidence_spread": float(log_z.std()),
             "log_evidence_error": float(ratio.std()) / count**0.5,
-            "island_ess": float(1 / (share**2).sum()) / count,
+            "island_ess": float(1 / (log_z.softmax(0) ** 2).sum()) / count,
         }
     return told
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
 from pdediff.diffusion import (
+    CosineCovariance,
     Covariance,
     Denoiser,
     DenseCovariance,
@@ -65,9 +66,9 @@ def parallel(prior: Covariance, noise: Covariance) -> Covariance:
         if isinstance(prior, DiagonalCovariance):
             s = prior.variance.double()
             return DiagonalCovariance(s * m / (s + m))
-        if isinstance(prior, FourierCovariance) and bool((m == m.flatten()[0]).all()):
-            s = prior.spectrum.double()
-            return FourierCovariance(s * m / (s + m))
+        if isinstance(prior, FourierCovariance | CosineCovariance) and bool((m == m.flatten()[0]).all()):
+            s, one = prior.spectrum.double(), m.flatten()[0]
+            return replace(prior, spectrum=s * one / (s + one))
         if isinstance(prior, LowRankCovariance):
             return _low_rank(prior, m)
         if isinstance(prior, DenseCovariance):

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from pdediff.diffusion import (
+    CosineCovariance,
     Covariance,
     Denoiser,
     DenseCovariance,
     DiagonalCovariance,
     FourierCovariance,
     LowRankCovariance,
+    LowRankUpdate,
 )
-from pdediff.observe import CorrelatedGaussianNoise, Observation
+from pdediff.observe import Observation
+from pdediff.posterior.anchor import Anchor
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +47,9 @@ def _(covariance: DiagonalCovariance) -> Root:
     )
 
 
-@root.register
-def _(covariance: FourierCovariance) -> Root:
+@root.register(FourierCovariance)
+@root.register(CosineCovariance)
+def _(covariance: FourierCovariance | CosineCovariance) -> Root:
     shape = covariance.shape
     return Root(
         math.prod(shape), lambda z: covariance.sqrt(z.reshape(-1, *shape)), lambda g: covariance.sqrt(g).flatten(1)
@@ -72,6 +76,20 @@ def _(covariance: LowRankCovariance) -> Root:
         return torch.cat([(local.to(g) * g).flatten(1), g.flatten(1) @ along.T.to(g)], 1)
 
     return Root(size + rank, spread, gather)
+
+
+@root.register
+def _(covariance: LowRankUpdate) -> Root:
+    base, along = root(covariance.base), covariance.factor.double().flatten(1)
+    shape = covariance.shape
+
+    def spread(z: Tensor) -> Tensor:
+        return base.spread(z[:, : base.size]) + (z[:, base.size :] @ along.to(z)).reshape(-1, *shape)
+
+    def gather(g: Tensor) -> Tensor:
+        return torch.cat([base.gather(g), g.flatten(1) @ along.T.to(g)], 1)
+
+    return Root(base.size + len(along), spread, gather)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,13 +155,12 @@ class Reference:
         return Reference(centre, centre[None].expand(0, -1), centre[:0])
 
     @staticmethod
-    def laplace(latent: Latent, observation: Observation, mode: Tensor) -> Reference:
-        """The Gauss-Newton approximation of the posterior at its mode (size,); exact for a linear Gaussian problem."""
-        x, m = latent.field(mode[None]), len(observation.y)
-        units = _unit_errors(observation, observation.operator(x))
-        rows = latent.root.gather(observation.operator.vjp(x.expand(m, *x.shape[1:]), units))
+    def laplace(latent: Latent, anchor: Anchor, g: Tensor) -> Reference:
+        """The Gauss-Newton approximation of the posterior at its mode, as `posterior_anchor` gives the two; exact for
+        a linear Gaussian problem."""
+        rows = latent.root.gather(anchor.rows / anchor.std.reshape(-1, *[1] * (anchor.rows.dim() - 1)))
         _, values, directions = torch.linalg.svd(rows, full_matrices=False)
-        return Reference(mode, directions, 1 / (1 + values**2).sqrt() - 1)
+        return Reference(latent.root.gather(g)[0], directions, 1 / (1 + values**2).sqrt() - 1)
 
     def scaled(self, v: Tensor) -> Tensor:
         """L v for rows v (k, size)."""
@@ -162,11 +179,3 @@ class Reference:
 def log_reference(eta: Tensor, xi: Tensor) -> Tensor:
     """log of the reference's density over the prior's at xi, up to a constant; (k,)."""
     return 0.5 * (xi.square() - eta.square()).sum(1)
-
-
-def _unit_errors(observation: Observation, prediction: Tensor) -> Tensor:
-    """Rows that take readings to errors of unit variance, (m, m): L^-1 of the noise, or of its local Gaussian."""
-    m = prediction.shape[1]
-    if isinstance(observation.noise, CorrelatedGaussianNoise):
-        return observation.noise.whitening()(torch.eye(m).to(prediction)).T
-    return torch.diag(1 / observation.noise.variance(prediction)[0].sqrt())

@@ -67,10 +67,3 @@ class MAP:
             return value.nan_to_num(nan=torch.inf), xi - centre - latent.root.gather(slope)
 
         return self.optimiser(loss, centre)
-
-
-def posterior_mode(latent: Latent, observation: Observation, iterations: int = 100) -> Tensor:
-    """The mode of the posterior in the whitened variable, (size,)."""
-    centre = torch.zeros(1, latent.size).to(latent.mean)
-    errors = torch.zeros(1, len(observation.y)).to(latent.mean)
-    return MAP(False, LBFGS(iterations)).minimise(latent, observation, centre, errors)[0][0]

@@ -67,7 +67,14 @@ class PnPDM:
 
     def prior_draw(self, prior: Denoiser, z: Tensor, rho: float, seeds: Seeds) -> tuple[Tensor, int]:
         """x ~ p(x0 | x0 + rho eps = z), and its evaluations a row."""
-        plan = self.sampler.plan(self.sampler.grid(self.steps, rho, min(self.sigma_min, rho / 10)))
-        if not plan.stochastic:
-            raise ConfigError(f"PnP-DM needs a stochastic sampler, {type(self.sampler).__name__} is not as it is set")
-        return run(plan, prior, z, seeds, denoise_last=True), plan.nfe + 1
+        return prior_draw("PnP-DM", self.sampler, prior, z, (rho, min(self.sigma_min, rho / 10)), self.steps, seeds)
+
+
+def prior_draw(
+    name: str, sampler: Sampler, prior: Denoiser, z: Tensor, levels: tuple[float, float], steps: int, seeds: Seeds
+) -> tuple[Tensor, int]:
+    """x ~ p(x0 | x0 + rho eps = z) by steps of a stochastic sampler over levels (rho, last), and its evaluations."""
+    plan = sampler.plan(sampler.grid(steps, *levels))
+    if not plan.stochastic:
+        raise ConfigError(f"{name} needs a stochastic sampler, {type(sampler).__name__} is not as it is set")
+    return run(plan, prior, z, seeds, denoise_last=True), plan.nfe + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pdediff.diffusion import Denoiser, NoiseField
+from pdediff.diffusion import Denoiser
 from pdediff.errors import ConfigError
 from pdediff.observe import Observation
 from pdediff.posterior.conditioning import gaussian_log_density
@@ -40,7 +41,7 @@ class Tilt(Protocol):
         ...
 
     def start(self, mean: Tensor, sigma: float, share: float, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Rows and log weights for N(mean, share sigma^2 N) exp(rho)."""
+        """Rows and log weights for N(mean, share (S + sigma^2 N)) exp(rho), S the covariance of the data."""
         ...
 
 
@@ -55,7 +56,7 @@ def likelihood_tilt(prior: Denoiser, observation: Observation, inflation: float)
         raise ConfigError("a tilt of the state needs a linear observation operator", hint="use posterior=tds")
     rows = observation.rows(prior.mean.double())
     cross = prior.noise.covariance(prior.shape).matvec(rows)
-    return LinearTilt(observation, inflation, prior.noise, rows, cross)
+    return LinearTilt(observation, inflation, prior, rows, cross)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class LinearTilt:
 
     observation: Observation
     inflation: float
-    noise: NoiseField
+    prior: Denoiser
     rows: Tensor
     cross: Tensor
     known: dict[float, Tensor] = field(default_factory=dict)
@@ -104,15 +105,18 @@ class LinearTilt:
         return 1 / float(torch.linalg.eigvalsh(0.5 * (inner + inner.T))[-1])
 
     def start(self, mean: Tensor, sigma: float, share: float, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        variance, inflated = share * sigma**2, self.inflation * sigma**2
-        free, lifted = (self.noise.sample(fold(seeds, i), mean.shape, torch.float64).to(mean.device) for i in (0, 1))
-        x = mean.double() + variance**0.5 * free
+        at, noise, inflated = mean.double(), self.prior.noise, self.inflation * sigma**2
+        free, lifted = (noise.sample(fold(seeds, i), mean.shape, torch.float64).to(mean.device) for i in (0, 1))
+        data = self.prior.error(math.inf)
+        x = at + share**0.5 * (data.draw(fold(seeds, 3), torch.float64).to(at) + sigma * free)
+        cross = share * (data.matvec(self.rows).flatten(1) + sigma**2 * self.cross.flatten(1))
+        inner = self._see(cross) + inflated * self._see(self.cross) + torch.diag(self.observation.noise.std.to(x) ** 2)
+        factor = torch.linalg.cholesky(0.5 * (inner + inner.T))
         # Matheron's rule with readings whose errors are n + sqrt(inflated) H eps.
         error = self.observation.noise.sample(fold(seeds, 2)).to(x) + inflated**0.5 * self._see(lifted)
-        q = torch.cholesky_solve((self.observation.residual(x) - error).T, self.factor(variance + inflated)).T
-        x = x + variance * (q @ self.cross.flatten(1)).reshape(x.shape)
-        base = gaussian_log_density(self.observation.residual(mean.double()[None]), self.factor(variance + inflated))
-        return x.to(mean.dtype), base.expand(len(x))
+        q = torch.cholesky_solve((self.observation.residual(x) - error).T, factor).T
+        base = gaussian_log_density(self.observation.residual(at[None]), factor)
+        return (x + (q @ cross).reshape(x.shape)).to(mean.dtype), base.expand(len(x))
 
     def _see(self, v: Tensor) -> Tensor:
         return v.flatten(1) @ self.rows.flatten(1).T

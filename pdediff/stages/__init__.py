@@ -27,7 +27,17 @@ _HOME = {
     "verify": "repairs",
 }
 
-__all__ = ["benchmark", "evaluate", "generate", "reconstruct", "repair", "sample", "train", "tune", "verify"]
+__all__ = [
+    "benchmark",
+    "evaluate",
+    "generate",
+    "reconstruct",
+    "repair",
+    "sample",
+    "train",
+    "tune",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -66,7 +66,9 @@ class _Levels(_Config):
 class FitSettings(_Levels):
     """How a network is fitted: AdamW with warm-up and cosine, EMA, clipping, log-normal training noise levels.
 
-    `augment` uses the symmetries of the PDE; noise levels are relative to normalised fields.
+    `augment` uses the symmetries of the PDE; noise levels are relative to normalised fields. The network corrects
+    `skip`: isotropic, a number times every point, or spectral, the Wiener filter of the training fields' spectrum,
+    which is better for smooth fields and after few steps.
     """
 
     steps: Count = 2000
@@ -78,6 +80,7 @@ class FitSettings(_Levels):
     sigma_min: Positive = 0.005
     sigma_max: Positive = 80.0
     sigma_data: Positive = 1.0
+    skip: Literal["isotropic", "spectral"] = "isotropic"
     level_mean: float = 0.3
     level_std: Positive = 1.8
     augment: bool = True

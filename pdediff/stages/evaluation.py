@@ -21,6 +21,7 @@ from pdediff.metrics import (
     Row,
     Sensors,
     Training,
+    against_exact,
     finite_json,
     html,
     markdown,
@@ -125,8 +126,10 @@ def assemble(config: EvaluateConfig, opened: list[Reconstruction], run: str, roo
     for one in opened:
         seconds = one.tree.attrs["seconds"]
         for case in _cases(one):
-            draws, truth, weights = draws_of(one, case), truth_of(one, case), one.array("sample_stats/log_weight")[case]
+            draws, truth, weights = draws_of(one, case), truth_of(one, case), one.of(case, "sample_stats/log_weight")
             scores = score(draws, truth, weights, config.thresholds, geometry)
+            for name, (mean, std) in one.exact(case).items():
+                scores[name] |= against_exact(draws[name], truth[name], mean, std, weights)
             whole = whole_case(one, case, draws, truth) | {"seconds": float(seconds[str(case)])}
             scored += rows(one.name, case, scores, whole)
             curves = profile(draws, truth, weights, geometry)
@@ -175,15 +178,15 @@ def _method(one: Reconstruction) -> Method:
 def _case(opened: list[Reconstruction], case: int) -> Case:
     posteriors = {}
     for one in opened:
-        if one.array("status")[case] != 0:
+        if one.of(case, "status") != 0:
             continue
-        ess = one.array("sample_stats/ess")[case] if "ess" in one.tree["sample_stats"] else None
-        posteriors[one.name] = Posterior(draws_of(one, case), one.array("sample_stats/log_weight")[case], ess)
+        ess = one.of(case, "sample_stats/ess") if "ess" in one.tree["sample_stats"] else None
+        posteriors[one.name] = Posterior(draws_of(one, case), one.of(case, "sample_stats/log_weight"), ess)
     return Case(case, _sensors(opened[0], case), posteriors, truth_of(opened[0], case))
 
 
 def _sensors(one: Reconstruction, case: int) -> list[Sensors]:
-    value, std, field, position = (one.array(f"observed_data/{k}")[case] for k in ("value", "std", "field", "position"))
+    value, std, field, position = (one.of(case, f"observed_data/{k}") for k in ("value", "std", "field", "position"))
     dims = [str(d) for d in tuple(one.tree[f"posterior/{one.fields[0]}"].dims)[2:]]
     out = []
     for number, name in enumerate(one.fields):
@@ -197,7 +200,7 @@ def _sensors(one: Reconstruction, case: int) -> list[Sensors]:
 def _provenance(config: EvaluateConfig, opened: list[Reconstruction], run: str, scored: list[Row]) -> Provenance:
     seconds = sum(sum(one.tree.attrs["seconds"].values()) for one in opened)
     calls = sum(
-        r.scores.get("denoiser_calls", 0.0) * len(one.array("posterior/" + one.fields[0])[0])
+        r.scores.get("denoiser_calls", 0.0) * one.tree["posterior/" + one.fields[0]].shape[1]
         for one in opened
         for r in scored
         if r.method == one.name and "denoiser_calls" in r.scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,13 @@ from pdediff import config as configs
 from pdediff.metrics import misfit
 from pdediff.pdes import PDE
 
+SOLVES = ("forward_solves", "tangent_solves", "adjoint_solves")
+COSTS = ("denoiser_calls", "network_vjps", *SOLVES)
+"""What a case cost, as its `sample_stats` say."""
+
+KEPT_BYTES = 2**26
+"""Arrays up to this size are read once for all cases, larger ones case by case."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
@@ -23,6 +30,7 @@ class Reconstruction:
     tree: xr.DataTree
     identity: dict[str, Any]
     manifest: dict[str, Any]
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -33,18 +41,34 @@ class Reconstruction:
         return tuple(self.tree.attrs["fields"])
 
     def array(self, path: str) -> np.ndarray:
-        """One stored array, all cases."""
-        return np.asarray(self.tree[path].values)
+        """One stored array, all cases; small ones are kept."""
+        if path not in self.kept:
+            found = np.asarray(self.tree[path].values)
+            if found.nbytes > KEPT_BYTES:
+                return found
+            self.kept[path] = found
+        return self.kept[path]
+
+    def of(self, case: int, path: str) -> np.ndarray:
+        """One case of a stored array."""
+        if self.tree[path].nbytes <= KEPT_BYTES:
+            return self.array(path)[case]
+        return np.asarray(self.tree[path].isel(case=case).values)  # type: ignore[union-attr]
+
+    def exact(self, case: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and standard deviation of the exact posterior by field; nothing where it is not known."""
+        there = self.fields if "exact_mean" in self.tree.children else ()
+        return {name: (self.of(case, f"exact_mean/{name}"), self.of(case, f"exact_std/{name}")) for name in there}
 
 
 def draws_of(one: Reconstruction, case: int) -> dict[str, np.ndarray]:
     """Draws of one case by field, float64."""
-    return {name: one.array(f"posterior/{name}")[case].astype(np.float64) for name in one.fields}
+    return {name: one.of(case, f"posterior/{name}").astype(np.float64) for name in one.fields}
 
 
 def truth_of(one: Reconstruction, case: int) -> dict[str, np.ndarray]:
     """The truth of one case by field, float64."""
-    return {name: one.array(f"constant_data/{name}")[case].astype(np.float64) for name in one.fields}
+    return {name: one.of(case, f"constant_data/{name}").astype(np.float64) for name in one.fields}
 
 
 def is_periodic(one: Reconstruction) -> bool:
@@ -58,19 +82,20 @@ def whole_case(
     one: Reconstruction, case: int, draws: dict[str, np.ndarray], truth: dict[str, np.ndarray]
 ) -> dict[str, float]:
     """Numbers of one case that belong to no single field; those that a method does not have are left out."""
-    value, std = (one.array(f"observed_data/{k}")[case] for k in ("value", "std"))
+    value, std = (one.of(case, f"observed_data/{k}") for k in ("value", "std"))
     real = np.isfinite(value)
-    predicted = one.array("posterior_predictive/noise_free")[case]
+    kept = one.of(case, "sample_stats/diverging") == 0
+    draws, predicted = {name: x[kept] for name, x in draws.items()}, one.of(case, "posterior_predictive/noise_free")
     told = {
-        "misfit": misfit(predicted[:, real], value[real], std[real]),
-        "denoiser_calls": float(one.array("sample_stats/denoiser_calls")[case]),
+        "misfit": misfit(predicted[kept][:, real], value[real], std[real]),
         "residual": _residual(one, draws),
         "residual_truth": _residual(one, {name: values[None] for name, values in truth.items()}),
         "residual_unrelated": _residual(one, _mixed(one, case, truth)),
-        "ess": float(one.array("sample_stats/ess_min")[case]) * len(predicted),
-        "distinct_roots": float(one.array("sample_stats/distinct_roots")[case]),
+        "ess": float(one.of(case, "sample_stats/ess_min")) * len(predicted),
+        "distinct_roots": float(one.of(case, "sample_stats/distinct_roots")),
         "out_of_range": _out_of_range(draws, truth),
-    }
+    } | {name: float(one.of(case, f"sample_stats/{name}")) for name in COSTS}
+    told |= {name: np.nan for name in SOLVES if told[name] == 0.0}  # no equation was solved
     return {name: number for name, number in told.items() if np.isfinite(number)}
 
 

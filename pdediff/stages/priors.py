@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pdediff import checkpoint
 from pdediff import config as configs
@@ -22,6 +23,7 @@ from pdediff.diffusion import (
     NetworkDenoiser,
     NoiseField,
     ShapedByMean,
+    SpectralSkip,
     WhiteNoise,
 )
 from pdediff.errors import ConfigError, IntegrityError, MatchError
@@ -50,6 +52,11 @@ class Prior:
     def coordinates(self) -> dict[str, np.ndarray]:
         """Grid coordinates by dim, physical units."""
         return {dim: np.asarray(values) for dim, values in self.meta["coordinates"].items()}
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Shape of one stored field; the unknown of a problem may have another."""
+        return tuple(len(self.coordinates[dim]) for dim in self.dims)
 
     @property
     def periodic(self) -> tuple[bool, ...]:
@@ -109,10 +116,11 @@ def _load(run: Path, sha256: str, device: str) -> Prior:
 
 
 def _assembled(tensors: dict[str, Tensor], meta: dict[str, Any], device: str) -> Prior:
-    network = configs.build("network", meta["network"]).build(len(meta["fields"]), len(meta["dims"]), 0)
+    network = network_of(meta, 0)
     weights = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
     network.load_state_dict(weights)
     network.eval().requires_grad_(False).to(device)
+    skip = SpectralSkip.from_tensors(tensors, periodic=all(meta["periodic"]))
     denoiser = NetworkDenoiser(
         network,
         tensors["mean"].to(device),
@@ -120,8 +128,20 @@ def _assembled(tensors: dict[str, Tensor], meta: dict[str, Any], device: str) ->
         CalibratedError.from_tensors(tensors),
         LocalScale.from_tensors(tensors),
         float(meta["sigma_data"]),
+        None if skip is None else skip.to(device),
     )
     return Prior(denoiser, tensors["offset"].to(device), tensors["scale"].to(device), meta)
+
+
+def inputs_of(meta: Mapping[str, Any]) -> int:
+    """Channels that the network of a prior is given."""
+    return len(meta["fields"]) * (2 if meta.get("skip") == "spectral" else 1)
+
+
+def network_of(meta: Mapping[str, Any], seed: int) -> nn.Module:
+    """The network of a prior, with weights drawn from the seed."""
+    recipe = configs.build("network", meta["network"])
+    return recipe.build(len(meta["fields"]), len(meta["dims"]), seed, inputs=inputs_of(meta))
 
 
 def content_of(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,20 @@ import torch
 
 from pdediff import config as configs
 from pdediff.errors import ConfigError, DataError, NumericalError, RejectedError
-from pdediff.posterior import Draws, GuidedSampling, Kriging, Posterior, together
+from pdediff.posterior import Draws, GuidedSampling, Kriging, Posterior
 from pdediff.runtime import Device, Runtime, resolve_device
 from pdediff.stages.configs import ReconstructConfig, Sensors
 from pdediff.stages.folders import VERSION, output_folder, rejected_of
 from pdediff.stages.priors import Prior, content_of, gaussian_fit, load_prior, require_same_fields
-from pdediff.stages.problem_cases import problem_cases, problem_prior, require_fit
+from pdediff.stages.problem_cases import ProblemPrior, problem_cases, problem_prior, require_fit
+from pdediff.stages.problem_learned import learned_prior
 from pdediff.stages.readings import Readings, describe, from_recipe, from_table
 from pdediff.stages.reconstruction_schema import STATISTICS, schema_of
+from pdediff.stages.tiles import diverged, draw, reweighted, without
 from pdediff.store import (
     ArraySpec,
     Receipt,
+    Schema,
     SetReader,
     Writer,
     create,
@@ -37,13 +40,14 @@ from pdediff.types import Purpose, derive, normal
 
 
 @dataclass(frozen=True)
-class CaseTask:
-    """One case for a worker; plain data."""
+class CasesTask:
+    """The cases of one shard for a worker; plain data."""
 
     path: Path
-    case: int
+    shard: int
+    cases: range
     identity: dict[str, Any]
-    readings: Readings
+    readings: Sequence[Readings]
     prior: Path | None
     data: Path | None
     device: Device
@@ -52,7 +56,7 @@ class CaseTask:
 def reconstruct(config: ReconstructConfig, prior: Path | None, data: Path | None, root: Path, runtime: Runtime) -> Path:
     """The folder of the reconstruction: made, completed, or returned as it is.
 
-    Without `prior` and `data` for the cases of `config.problem`, which has a prior of its own.
+    Without `data` for the cases of `config.problem`, which has a prior of its own, for which `prior` may stand in.
 
     Raises DataError for observations that do not fit the prior, MatchError for a prior that does not fit the data,
     ConfigError for a posterior that does not fit the problem, NumericalError when every case diverged, RejectedError
@@ -62,24 +66,25 @@ def reconstruct(config: ReconstructConfig, prior: Path | None, data: Path | None
     posterior: Posterior = configs.build("posterior", config.posterior)
     if isinstance(posterior, GuidedSampling):  # refuses now what it would in a worker
         posterior.sampler.plan(posterior.sampler.grid(posterior.steps, posterior.sigma_max, posterior.sigma_min))
-    if config.problem is not None:
-        require_fit(posterior, config.problem)
     loaded = prior_of(config, prior)
+    if isinstance(loaded, ProblemPrior):
+        require_fit(posterior, loaded)
     identity = identity_of(config, prior, data)
     readings = read_cases(config, loaded, data)
     path = output_folder(root, "recon", config.name or config.posterior["kind"].lower(), identity)
+    sources = (identity, prior, data)
     if not is_complete(path):
         create(path, schema_of(config, loaded, readings, posterior), identity)
         keep_observations(config, path)
         with Writer(path) as writer:
-            tasks = [
-                CaseTask(path, case, identity, readings[case], prior, data, runtime.device) for case in writer.missing()
-            ]
+            schema, device = writer.schema, runtime.device
+            tasks = [task_of(path, shard, schema, readings, sources, device) for shard in writer.missing()]
             failures = runtime.map(
-                compute_case,
+                compute_cases,
                 tasks,
                 label=f"reconstruct {path.name.rpartition('-')[0]}",
                 on_result=lambda _, receipts: writer.accept(receipts),
+                size=lambda task: len(task.cases),
                 rejected=lambda receipts: sum(r.status != "ok" for r in receipts),
             )
             for failure in failures:
@@ -90,19 +95,19 @@ def reconstruct(config: ReconstructConfig, prior: Path | None, data: Path | None
 
 
 def require_sources(config: ReconstructConfig, prior: Path | None, data: Path | None) -> None:
-    """ConfigError unless the fields come from one place: a problem, or a stored prior."""
+    """ConfigError unless the cases come from one place, a problem or a data set, and there is a prior for them."""
     if config.problem is None and prior is None:
         raise ConfigError("prior is missing", hint="write prior=NAME, or problem=NAME, which has a prior of its own")
-    given = [key for key, path in (("prior", prior), ("data", data)) if path is not None]
-    if config.problem is not None and given:
-        raise ConfigError(f"{given[0]}= beside problem=: a problem has its own prior and cases", hint="leave one out")
+    if config.problem is not None and data is not None:
+        raise ConfigError("data= beside problem=: a problem has its own cases", hint="leave one out")
 
 
 def prior_of(config: ReconstructConfig, prior: Path | None, device: str = "cpu") -> Prior:
-    """The stored prior, or that of the problem, which stays in float64 on the processor."""
+    """The stored prior, for the cases of a problem where there is one, or the problem's own, float64 on the CPU."""
     if prior is None:
         return problem_prior(config.problem or {})
-    return load_prior(prior, device)
+    trained = load_prior(prior, device)
+    return trained if config.problem is None else learned_prior(config.problem, prior.name, trained)
 
 
 def identity_of(config: ReconstructConfig, prior: Path | None, data: Path | None) -> dict[str, Any]:
@@ -160,55 +165,74 @@ def stored_cases(path: Path, identity: dict[str, Any], prior: Path | None, data:
     return read_cases(config, prior_of(config, prior), data)
 
 
-def compute_case(task: CaseTask) -> list[Receipt]:
-    """Draw from the posterior of one case and write it; runs in a worker."""
-    begun = time.perf_counter()
+def task_of(
+    path: Path,
+    shard: int,
+    schema: Schema,
+    readings: Sequence[Readings],
+    sources: tuple[dict[str, Any], Path | None, Path | None],
+    device: Device,
+) -> CasesTask:
+    """The work order of one shard; `sources` are the identity, prior and data of the reconstruction."""
+    rows = schema.rows(shard)
+    identity, prior, data = sources
+    return CasesTask(path, shard, rows, identity, readings[rows.start : rows.stop], prior, data, device)
+
+
+def compute_cases(task: CasesTask) -> list[Receipt]:
+    """Draw from the posterior of each case of a shard and write them; runs in a worker."""
     config = ReconstructConfig.model_validate(task.identity["config"] | {"observations": {"sensors": {"none": 1}}})
     prior = prior_of(config, task.prior, resolve_device(task.device))
     posterior: Posterior = configs.build("posterior", config.posterior)
     source = prior.denoiser
     if isinstance(posterior, Kriging) and task.data is not None:
         source = gaussian_fit(prior_of(config, task.prior), task.data)
-    reason = ""
-    try:
-        draws = draw(posterior, source, task.readings.observation(prior), config, task.case)
-    except NumericalError as error:
-        reason = error.message
-        draws = Draws.equal(torch.full((config.draws, *prior.denoiser.shape), torch.nan))
-    rows = arrays_of(task, config, prior, draws, posterior.trace)
-    rejected = {task.case: reason} if reason else {}
-    key = derive(config.seed, Purpose.START, task.case)
-    return write_shard(task.path, task.case, rows, [key], rejected, VERSION, time.perf_counter() - begun)
-
-
-def draw(posterior: Posterior, source: Any, observation: Any, config: ReconstructConfig, case: int) -> Draws:
-    """The draws of one case, a tile at a time: a tile has its own seed and, for particles, is an island."""
-    parts = []
-    for tile, first in enumerate(range(0, config.draws, config.tile)):
-        n = min(config.tile, config.draws - first)
-        # Always a full tile, so that a draw does not depend on how many are asked for.
-        parts.append((posterior(source, observation, config.tile, derive(config.seed, Purpose.START, case, tile)), n))
-    return together(parts)
+    arrays, stored = _schema_arrays(task.path), prior_of(config, task.prior)
+    rows: list[dict[str, np.ndarray]] = []
+    rejected, seconds = {}, []
+    for case, readings in zip(task.cases, task.readings, strict=True):
+        begun = time.perf_counter()
+        try:
+            draws = draw(posterior, source, readings.observation(prior), config, case)
+        except NumericalError as error:
+            rejected[case] = error.message
+            draws = Draws.equal(torch.full((config.draws, *prior.denoiser.shape), torch.nan))
+        found = arrays_of(config, arrays, stored, draws, readings, case)
+        if case not in rejected and bool(found["sample_stats/diverging"].all()):
+            rejected[case] = f"all {config.draws} draws diverged"
+        known = {"constant_data": readings.truth(stored, task.data), **readings.exact()}
+        found |= {f"{g}/{f}": v[i] for g, v in known.items() if v is not None for i, f in enumerate(prior.fields)}
+        rows.append({name: np.asarray(value, dtype=arrays[name].dtype) for name, value in found.items()})
+        seconds.append(time.perf_counter() - begun)
+    whole = {name: np.stack([row[name] for row in rows]) for name in arrays}
+    keys = [derive(config.seed, Purpose.START, case) for case in task.cases]
+    return write_shard(task.path, task.shard, whole, keys, rejected, VERSION, seconds)
 
 
 def arrays_of(
-    task: CaseTask, config: ReconstructConfig, prior: Prior, draws: Draws, trace: int
+    config: ReconstructConfig,
+    arrays: Mapping[str, ArraySpec],
+    prior: Prior,
+    draws: Draws,
+    readings: Readings,
+    case: int,
 ) -> dict[str, np.ndarray]:
-    """One row of every array of the store."""
-    readings = task.readings
+    """What one case says of its draws and readings, by the path of the array; `prior` lies on the processor."""
     z = draws.x.to(prior.offset)
-    x = prior.physical(z).float().cpu()
-    store = _schema_arrays(task.path)
-    sensors = store["observed_data/value"].shape[0]
-    eps = normal((derive(config.seed, Purpose.MEASUREMENT, task.case, 1),), (len(x), len(readings.value)))[0]
-    stored = prior_of(config, task.prior)
-    clean = readings.predict_draws(stored, z.cpu(), x).numpy()
+    x = prior.physical(z)
+    bad = diverged(z, x, prior.denoiser)
+    z, x = without(z, bad), without(x, bad).float()
+    sensors = arrays["observed_data/value"].shape[0]
+    eps = normal((derive(config.seed, Purpose.MEASUREMENT, case, 1),), (len(x), len(readings.value)))[0]
+    clean = readings.predict_draws(prior, z, x).numpy()
     rows: dict[str, np.ndarray] = {f"posterior/{f}": x[:, i].numpy() for i, f in enumerate(prior.fields)}
-    rows["sample_stats/log_weight"] = draws.log_weights.cpu().numpy()
+    rows["sample_stats/log_weight"] = reweighted(draws.log_weights.cpu(), bad).numpy()
+    rows["sample_stats/diverging"] = bad.numpy()
     for name in STATISTICS:
         rows[f"sample_stats/{name}"] = np.asarray(draws.diagnostics.get(name, np.nan), dtype=np.float64)
-    if trace:
-        rows["sample_stats/ess"] = np.asarray(draws.diagnostics.get("ess", np.full(trace, np.nan)))
+    if "sample_stats/ess" in arrays:
+        missing = np.full(arrays["sample_stats/ess"].shape, np.nan)
+        rows["sample_stats/ess"] = np.asarray(draws.diagnostics.get("ess", missing))
     rows["observed_data/value"] = _padded(readings.value, sensors)
     rows["observed_data/std"] = _padded(readings.std, sensors)
     rows["observed_data/field"] = _padded(readings.field, sensors, -1).astype("int16")
@@ -216,9 +240,7 @@ def arrays_of(
     rows["posterior_predictive/noise_free"] = _padded(clean.T, sensors).T
     rows["posterior_predictive/value"] = _padded((clean + readings.std * eps.numpy()).T, sensors).T
     rows["constant_data/sample"] = np.asarray(readings.sample, dtype=np.int64)
-    known = {"constant_data": readings.truth(stored, task.data), **readings.exact()}
-    rows |= {f"{g}/{f}": v[i] for g, v in known.items() if v is not None for i, f in enumerate(prior.fields)}
-    return {name: np.asarray(value, dtype=store[name].dtype)[None] for name, value in rows.items()}
+    return rows
 
 
 def _schema_arrays(path: Path) -> dict[str, ArraySpec]:
@@ -231,9 +253,10 @@ def _padded(values: np.ndarray, length: int, fill: float = np.nan) -> np.ndarray
     return out
 
 
-def _refuse(task: CaseTask, reason: str) -> list[Receipt]:
-    rows = {p: np.zeros((1, *s.shape), dtype=s.dtype) for p, s in _schema_arrays(task.path).items()}
-    return write_shard(task.path, task.case, rows, [0], {task.case: reason}, VERSION, 0.0)
+def _refuse(task: CasesTask, reason: str) -> list[Receipt]:
+    size = len(task.cases)
+    rows = {p: np.zeros((size, *s.shape), dtype=s.dtype) for p, s in _schema_arrays(task.path).items()}
+    return write_shard(task.path, task.shard, rows, [0] * size, dict.fromkeys(task.cases, reason), VERSION, 0.0)
 
 
 def _judge(path: Path, rejected: dict[int, str], cases: int) -> None:

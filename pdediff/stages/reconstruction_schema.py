@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from pdediff.posterior import Posterior
 from pdediff.stages.configs import ReconstructConfig
@@ -15,6 +18,9 @@ from pdediff.store import ArraySpec, Schema
 STATISTICS = (
     "denoiser_calls",
     "network_vjps",
+    "forward_solves",
+    "tangent_solves",
+    "adjoint_solves",
     "log_evidence",
     "log_evidence_spread",
     "log_evidence_error",
@@ -26,10 +32,17 @@ STATISTICS = (
 """Numbers kept for every case; NaN where a method has no such thing."""
 
 
+SHARDS = 256
+"""Units of work that a reconstruction is cut into at most: each has a file for every array."""
+
+SHARD_BYTES = 2**27
+"""The most that the cases of one unit may hold."""
+
+
 def schema_of(config: ReconstructConfig, prior: Prior, readings: Sequence[Readings], posterior: Posterior) -> Schema:
     """Groups by their ArviZ names; dims case, draw, sensor and those of the field."""
-    space, dims = prior.denoiser.shape[1:], prior.dims
-    sensors = max(len(r.value) for r in readings)
+    space, dims = prior.space, prior.dims
+    sensors = len(readings[0].value) if config.problem else max(len(r.value) for r in readings)
     units, names = prior.meta["units"], prior.meta["long_names"]
     label = {f: {"units": units[f], "long_name": names[f]} for f in prior.fields}
     arrays = [
@@ -37,6 +50,8 @@ def schema_of(config: ReconstructConfig, prior: Prior, readings: Sequence[Readin
         for f in prior.fields
     ]
     arrays.append(ArraySpec("sample_stats/log_weight", ("case", "draw"), "float64", (config.draws,), {"units": "1"}))
+    told = {"flag_values": [0, 1], "flag_meanings": "kept diverged", "units": "1"}
+    arrays.append(ArraySpec("sample_stats/diverging", ("case", "draw"), "int8", (config.draws,), told))
     arrays += [ArraySpec(f"sample_stats/{name}", ("case",), "float64", (), {"units": "1"}) for name in STATISTICS]
     if posterior.trace:
         arrays.append(ArraySpec("sample_stats/ess", ("case", "level"), "float64", (posterior.trace,), {"units": "1"}))
@@ -54,7 +69,7 @@ def schema_of(config: ReconstructConfig, prior: Prior, readings: Sequence[Readin
         for name, text in (("value", "readings with noise"), ("noise_free", "readings without noise"))
     ]
     arrays.append(ArraySpec("constant_data/sample", ("case",), "int64", (), {"long_name": "index in the data set"}))
-    if all(r.sample >= 0 for r in readings):  # a user's own case has no known truth
+    if config.problem or all(r.sample >= 0 for r in readings):  # a user's own case has no known truth
         groups = ("constant_data", *prior.meta.get("exact", ()))
         arrays += [ArraySpec(f"{g}/{f}", ("case", *dims), "float32", space, label[f]) for g in groups for f in label]
     coords: dict[str, tuple[Any, dict[str, object]]] = {
@@ -68,7 +83,16 @@ def schema_of(config: ReconstructConfig, prior: Prior, readings: Sequence[Readin
         "exact": posterior.exact,
         "pdediff_version": VERSION,
     } | ({} if config.problem is None else {"problem": config.problem, "periodic": list(prior.periodic)})
-    return Schema("case", len(readings), tuple(arrays), coords, attrs, shard=1, chunk=1)
+    if prior.meta.get("exact"):
+        attrs |= {"exact_law": prior.meta["exact_law"]}
+    size = sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays)
+    shard = cases_together(len(readings), size)
+    return Schema("case", len(readings), tuple(arrays), coords, attrs, shard=shard, chunk=shard, told=("cost",))
+
+
+def cases_together(cases: int, bytes_each: int) -> int:
+    """How many cases are one unit of work: thousands in at most `SHARDS`, unless that is too much for the memory."""
+    return max(1, min(-(-cases // SHARDS), SHARD_BYTES // bytes_each))
 
 
 def seen_of(prior: Prior) -> tuple[str, ...]:

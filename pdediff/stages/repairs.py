@@ -96,6 +96,6 @@ def _maker(path: Path, identity: dict[str, Any], root: Path, runtime: Runtime) -
     prior = locate(root, "prior", identity["prior"]["folder"]) if identity["prior"] else None
     data = locate(root, "data", identity["data"]["folder"]) if identity["data"] else None
     readings = reconstruction.stored_cases(path, identity, prior, data)
-    return reconstruction.compute_case, lambda case: reconstruction.CaseTask(
-        path, case, identity, readings[case], prior, data, runtime.device
+    return reconstruction.compute_cases, lambda shard: reconstruction.task_of(
+        path, shard, schema, readings, (identity, prior, data), runtime.device
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from pdediff.diffusion import (
     DenoisingLoss,
     LocalScale,
     NoiseLevels,
+    SpectralSkip,
     held_out_errors,
     measure,
     measure_scale,
@@ -32,7 +33,7 @@ from pdediff.runtime import Runtime
 from pdediff.stages.configs import TrainConfig
 from pdediff.stages.folders import VERSION, output_folder, writing
 from pdediff.stages.generation_plan import equation_of
-from pdediff.stages.priors import content_of, normalised
+from pdediff.stages.priors import content_of, inputs_of, network_of, normalised
 from pdediff.stages.symmetry import augment, orbit
 from pdediff.store import SetReader, finish_folder, is_complete, read_identity
 from pdediff.train import FitConfig, Optimiser, Supervision, fit
@@ -40,6 +41,9 @@ from pdediff.types import Purpose, derive
 from pdediff.wording import one_line
 
 log = logging.getLogger(__name__)
+
+Denoise = Callable[..., Tensor]
+"""(x, sigma, sigma_data=...) -> denoised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +83,10 @@ def train(config: TrainConfig, data: Path, root: Path, runtime: Runtime) -> Path
 
 def _network(config: TrainConfig, data: TrainingData) -> nn.Module:
     """The network before training, tried on one field: ConfigError where it does not fit, with nothing written yet."""
-    seed = derive(config.seed, Purpose.WEIGHTS, 0)
-    network = configs.build("network", config.network).build(data.train.shape[1], data.train.dim() - 2, seed)
+    network = network_of(data.meta, derive(config.seed, Purpose.WEIGHTS, 0))
     try:
         with torch.no_grad():
-            network(data.train[:1], torch.zeros(1))
+            network(torch.zeros(1, inputs_of(data.meta), *data.train.shape[2:]), torch.zeros(1))
     except ValueError as error:
         raise ConfigError(f"network: {one_line(error)}") from None
     return network
@@ -141,6 +144,7 @@ def load_data(reader: SetReader, fields: tuple[str, ...], config: TrainConfig) -
         "network": config.network,
         "noise": config.noise,
         "sigma_data": config.fit.sigma_data,
+        "skip": config.fit.skip,
         "pde": equation_of(identity := read_identity(reader.path)),
         "levels": list(identity["config"].get("difficulty", {})),
         "pdediff_version": VERSION,
@@ -159,9 +163,10 @@ def _train(
     noise = configs.build("noise", config.noise)
     settings = config.fit
     levels = NoiseLevels(settings.level_mean, settings.level_std, settings.sigma_min, settings.sigma_max)
-    loss = DenoisingLoss(noise, levels, config.seed, settings.sigma_data)
+    symmetries, everything = data.meta["symmetries"], _everything(data)
+    skip = _skip(config, data, everything)
+    loss = DenoisingLoss(noise, levels, config.seed, settings.sigma_data, None if skip is None else skip.to(device))
     fields = data.train.to(device)
-    symmetries = data.meta["symmetries"]
 
     def batch_loss(model: nn.Module, indices: Tensor, step: int) -> Tensor:
         return loss(model, augment(fields[indices], symmetries, config.seed, step), step)
@@ -177,11 +182,11 @@ def _train(
     )
     result = fit(network, batch_loss, len(fields), fit_config, path, meta=data.meta, progress=runtime.progress)
     network.requires_grad_(False)
-    calibration, scale = calibrate(config, data, network, runtime)
+    calibration, scale = calibrate(config, data, partial(precondition, network, skip=loss.skip), runtime)
     final = {f"network.{k}": v for k, v in network.state_dict().items() if k != "_metadata"}
-    final |= calibration.tensors() | scale.tensors()
-    mean = orbit(data.train, symmetries, 8 * len(data.train)).mean(0)
-    final |= {"mean": mean, "offset": data.offset, "scale": data.scale}
+    for part in (calibration, scale, skip):
+        final |= {} if part is None else part.tensors()
+    final |= {"mean": everything.mean(0), "offset": data.offset, "scale": data.scale}
     told = {"loss": result.loss, "skipped_steps": result.skipped, "validation": validation(calibration)}
     contract = checkpoint.Contract(
         pde=data.meta["pde"]["kind"],
@@ -197,18 +202,30 @@ def _train(
     )
 
 
+def _everything(data: TrainingData) -> Tensor:
+    """The training fields and what symmetries make of them."""
+    return orbit(data.train, data.meta["symmetries"], 8 * len(data.train))
+
+
+def _skip(config: TrainConfig, data: TrainingData, everything: Tensor) -> SpectralSkip | None:
+    """What the network corrects, where it is fitted to the training fields."""
+    if config.fit.skip == "isotropic":
+        return None
+    return SpectralSkip.of(everything, configs.build("noise", config.noise), periodic=all(data.meta["periodic"]))
+
+
 def calibrate(
-    config: TrainConfig, data: TrainingData, network: nn.Module, runtime: Runtime
-) -> tuple[CalibratedError, LocalScale]:
-    """Error covariances of the trained denoiser on validation fields, how they depend on the denoised value, and the
-    prior covariance on training fields."""
+    config: TrainConfig, data: TrainingData, denoise: Denoise, runtime: Runtime
+) -> tuple[CalibratedError, LocalScale | None]:
+    """Error covariances of the trained denoiser on validation fields, how they depend on the denoised value (where they
+    do), and the prior covariance on training fields."""
     options, symmetries = config.calibration, data.meta["symmetries"]
     fields = orbit(data.valid, symmetries, options.fields)
     noise = configs.build("noise", config.noise)
     sigmas = np.geomspace(config.fit.sigma_min, config.fit.sigma_max, options.levels).tolist()
-    denoise = partial(precondition, network, sigma_data=config.fit.sigma_data)
+    denoise = partial(denoise, sigma_data=config.fit.sigma_data)
     errors_at = held_out_errors(denoise, fields.to(runtime.torch_device), noise.sample, config.seed)
-    everything = orbit(data.train, symmetries, 8 * len(data.train))
+    everything = _everything(data)
     deviations, periodic = everything - everything.mean(0), all(data.meta["periodic"])
     pairs: list[tuple[Tensor, Tensor]] = []
     with runtime.progress.bar("calibrate", len(sigmas)) as bar:
@@ -219,9 +236,12 @@ def calibrate(
                 raise NumericalError(f"the trained denoiser is not finite at noise level {sigma:g}")
             bar.advance(1, note=f"sigma {sigma:.3g}")
             pairs.append((fields - errors, errors))
+            return errors
+
+        def images(errors: Tensor) -> Tensor:
             return orbit(errors, symmetries, 8 * len(errors))
 
-        calibration = measure(counted, deviations, sigmas, rank=options.rank, periodic=periodic)
+        calibration = measure(counted, deviations, sigmas, rank=options.rank, periodic=periodic, images=images)
     return calibration, measure_scale(pairs, sigmas, data.train)
 
 

@@ -20,6 +20,15 @@ def two_phase(sigma: float, n: int = 400, points: int = 64) -> tuple[torch.Tenso
     return x0, denoised, x0 - denoised
 
 
+def test_a_value_that_says_nothing_of_the_error_gives_no_table():
+    """Errors of a Gaussian do not depend on the estimate; those of two phases do."""
+    fields = normal(range(200), (1, 64), dtype=torch.float64)
+    pairs = [(fields, 0.3 * normal(range(1000 * k, 1000 * k + 200), (1, 64), dtype=torch.float64)) for k in (1, 2)]
+    assert measure_scale(pairs, SIGMAS, fields) is None
+    assert measure_scale([two_phase(s)[1:] for s in SIGMAS], SIGMAS, two_phase(SIGMAS[0])[0]) is not None
+    assert LocalScale.from_tensors({}) is None
+
+
 def test_two_phase_error_is_one_minus_the_square_of_the_estimate():
     """E[(x0 - D)^2 | D] = 1 - D^2 for signs; each bin holds over 300 points, 7 standard errors of a bounded square."""
     x0, denoised, errors = two_phase(SIGMAS[0])

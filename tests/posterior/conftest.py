@@ -20,8 +20,8 @@ from pdediff.observe import GaussianNoise, Observation, PointSensors
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-CLOSED = {"exact_gaussian", "exact_mixture"}
-"""Configs that take one kind of prior only: tested in test_references_exact.py."""
+CLOSED = {"exact_gaussian", "exact_mixture", "two_resolutions"}
+"""Configs that take one kind of prior only: tested in test_references_exact.py and test_two_resolutions.py."""
 
 FOLDER = Path(__file__).parents[2] / "configs" / "posterior"
 CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if path.stem not in CLOSED)

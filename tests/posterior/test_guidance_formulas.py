@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pdediff.diffusion import (
+    CosineCovariance,
     DenseCovariance,
     DiagonalCovariance,
     GaussianRandomField,
@@ -194,7 +195,7 @@ def test_large_observations_are_solved_without_matrices():
     torch.testing.assert_close(iterative.weights(at, variance), dense, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["dense", "diagonal", "fourier", "low rank", "fourier on fourier"])
+@pytest.mark.parametrize("kind", ["dense", "diagonal", "fourier", "cosine", "box", "low rank", "fourier on fourier"])
 def test_parallel_covariances_by_inverses(kind):
     shape, g = (1, 4, 4), torch.Generator().manual_seed(0)
     noise, field = isotropic(shape, 0.3), GaussianRandomField(0.2).covariance(shape)
@@ -204,6 +205,8 @@ def test_parallel_covariances_by_inverses(kind):
         "dense": DenseCovariance(root @ root.T, shape),
         "diagonal": DiagonalCovariance(variance),
         "fourier": matern_field((4, 4), length=0.3, smoothness=1.0).error(math.inf),
+        "cosine": CosineCovariance(variance * (variance > 0.3)),  # singular, as of fields without a mean
+        "box": CosineCovariance(variance[:, :3, :2], ((0, 1), (1, 1))),
         "low rank": LowRankCovariance(variance, root[:3].reshape(3, *shape)),
         "fourier on fourier": matern_field((4, 4), length=0.3, smoothness=1.0).error(math.inf),
     }[kind]

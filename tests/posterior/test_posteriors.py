@@ -35,6 +35,18 @@ RECORDED = {
     "stsl": (0.15, 0.85, 1.05, 0.7),
     "tmpd": (0.18, 0.95, 1.15, 2.2),
     "tsdiff": (0.28, 1.0, 1.3, 26.0),
+    "ddrm": (0.35, 0.75, 0.9, 0.6),
+    "ddnm_travel": (0.23, 0.68, 0.82, 0.01),
+    "diffpir_published": (0.40, 1.05, 1.2, 1.3),
+    "stsl_loops": (0.18, 0.82, 0.97, 0.75),
+    # A coupling that the prior, of the whole field, knows nothing of.
+    "diffusion_mbir": (0.19, 0.72, 0.87, 1.2),
+    # Searches by forward calls, and gradients from 32 values of the misfit in 256 dimensions.
+    "scg": (0.22, 0.73, 0.88, 0.4),
+    "cps": (0.35, 0.57, 0.73, 0.15),
+    "dpg": (0.20, 1.0, 1.4, 25.0),
+    "dps_gsg": (0.19, 1.1, 1.4, 3.0),
+    "blade": (0.40, 0.3, 0.8, 20.0),
     # Ensembles of 512 and 256 members in 256 dimensions, and Gibbs sampling that has not forgotten its start.
     "es_mda": (0.22, 0.85, 1.05, 1.2),
     "eki": (0.30, 0.04, 0.15, 0.01),
@@ -44,8 +56,8 @@ RECORDED = {
     "rollover": (0.60, 0.8, 1.35, 70.0),
     # Exact as particles and steps grow; with 400 particles the paths that weigh the noisy state have a few roots left.
     "adapted_smc": (1.05, 0.1, 0.7, 1.5),
-    "afdps_ode": (1.6, 0.001, 0.7, 8.0),
-    "afdps_sde": (1.4, 0.005, 0.5, 2.5),
+    "afdps_ode": (0.50, 0.4, 0.75, 1.3),
+    "afdps_sde": (0.50, 0.7, 1.0, 1.3),
     "fk_steering": (1.2, 0.02, 0.6, 5.0),
     "fkc": (0.75, 0.5, 1.0, 1.5),
     "fps": (1.4, 0.002, 0.5, 2.5),

@@ -28,7 +28,7 @@ from pdediff.posterior import (
     chain_ess,
     likelihood_gradient,
     log_reference,
-    posterior_mode,
+    posterior_anchor,
     root,
     split_r_hat,
 )
@@ -195,7 +195,7 @@ def test_acceptance_is_detailed_balance(kind, reference, beta):
     """The ratio against posterior and proposal densities, the latter from where the kernel goes without noise."""
     prior = GaussianPrior(normals(10, 1, 2), vector(1.0, 0.3, 0.3, 1.5).reshape(2, 2))
     likelihood = Likelihood(Latent.of(prior), Observation(vector(1.5, 0.2), Bent(), GaussianNoise(vector(0.6, 0.5))))
-    found, kernel, size = Chains(reference=reference).references(likelihood)[0], kind(), vector(beta)[0]
+    found, kernel, size = Chains(reference=reference).references(prior, likelihood)[0], kind(), vector(beta)[0]
     state, still = kernel.start(likelihood, 2 * normals(15, 50, 2)), torch.zeros(50, 2).double()
     moved, ratio = kernel.propose(likelihood, found, state, normals(16, 50, 2), size)
 
@@ -212,7 +212,7 @@ def test_a_step_is_adapted_in_the_burn_in_only():
     prior, observation, _ = small()
     likelihood = Likelihood(Latent.of(prior), observation)
     runs = [Chains(8, 50, samples, 5) for samples in (4, 16)]
-    short, long = (chains.run(PCN(), likelihood, chains.references(likelihood), 3) for chains in runs)
+    short, long = (chains.run(PCN(), likelihood, chains.references(prior, likelihood), 3) for chains in runs)
     assert short[2] == long[2]
     torch.testing.assert_close(short[0], long[0][:, :4])
 
@@ -263,7 +263,7 @@ def test_the_laplace_reference_of_a_linear_problem_is_its_posterior():
     correlated = Observation(observation.y, observation.operator, noise)
     exact, _ = prior.condition(observation.rows(prior.mean).flatten(1), observation.y, noise.factor @ noise.factor.T)
     latent = Latent.of(prior)
-    found = Reference.laplace(latent, correlated, posterior_mode(latent, correlated))
+    found = Reference.laplace(latent, *posterior_anchor(prior, correlated.whitened()))
     eta = normals(14, 20, 6)
     xi = found.coloured(eta)
     torch.testing.assert_close(found.white(xi), eta)

@@ -205,9 +205,10 @@ STEP_ERROR = 0.025
 
 @pytest.mark.slow
 def test_mixture_evidence_is_unbiased_and_modes_have_their_weights(mixture, mode_weights):
-    """Mean of Z / p(y) over islands within 5 standard errors plus the step error: false alarm below 6e-7.
+    """Mean of Z / p(y) over islands within 3 standard errors of 1: fixed seeds, now 0.990 +- 0.016.
 
-    Mode weights pooled over islands by their evidence likewise; guidance on the same problem is off by ten times that.
+    Mode weights pooled over islands by their evidence within 5 standard errors plus the step error: false alarm below
+    6e-7. Guidance on the same problem is off by ten times that.
     """
     prior, o = mixture.prior, mixture.observation
     grid = (*uniform_lambda(80.0, 0.02, STEPS - 1), 0.0)
@@ -228,7 +229,8 @@ def test_mixture_evidence_is_unbiased_and_modes_have_their_weights(mixture, mode
         f"evidence ratio {ratios.mean():.4f} +- {error:.4f}; "
         f"modes {weights.round(3)} +- {spread.round(3)}, exact {exact.round(3)}"
     )
-    assert abs(ratios.mean() - 1) < 5 * error + STEP_ERROR
+    assert abs(ratios.mean() - 1) < 3 * error
+    assert error < 0.03
     assert (np.abs(weights - exact) < 5 * spread + STEP_ERROR).all()
     x = GuidedSampling(CalibratedGuidance(), DPMSolverPP())(prior, o, 1500, 0).x
     guided = mode_weights(mixture.posterior, x).numpy()

@@ -184,14 +184,16 @@ def test_likelihood_tilt_by_matrices(field, inflation):
 
 @pytest.mark.parametrize("inflation", [0.0, 1.0])
 def test_likelihood_tilt_starts_exactly(inflation):
-    """Moments of 20000 starts and their weight against N(m, share sigma^2) conditioned, six standard errors."""
+    """Moments of 20000 starts and their weight against N(m, share (S + sigma^2)) conditioned, six standard errors."""
     rows, std = torch.tensor([[1.0, 0.5]]).double(), torch.tensor([0.4]).double()
     o = Observation(torch.tensor([2.0]).double(), PointSensors(torch.tensor([[0, 1]]), rows), GaussianNoise(std))
-    prior = GaussianPrior(torch.tensor([[0.2, -0.1]]).double(), torch.eye(2).double())
+    data = torch.tensor([[1.0, 0.4], [0.4, 2.0]]).double()
+    prior = GaussianPrior(torch.tensor([[0.2, -0.1]]).double(), data)
     tilt = likelihood_tilt(prior, o, inflation)
     x, log_weights = tilt.start(prior.mean, 3.0, 0.5, tuple(range(20000)))
     noise = torch.tensor([[0.16 + inflation * 9 * 1.25]]).double()
-    exact, evidence = GaussianPrior(prior.mean, 4.5 * torch.eye(2).double()).condition(rows, o.y, noise)
+    wide = 0.5 * (data + 9 * torch.eye(2).double())
+    exact, evidence = GaussianPrior(prior.mean, wide).condition(rows, o.y, noise)
     assert float(log_weights[0]) == pytest.approx(evidence)
     error = exact.covariance.diagonal().sqrt() / 20000**0.5
     assert ((x.mean(0) - exact.mean).flatten().abs() < 6 * error).all()
@@ -204,7 +206,8 @@ POSTERIORS = {
     "fkc, eta 1": FKC(**LEVELS, eta=1.0),
     "fkc, power 2": FKC(**LEVELS, power=2.0),
     "afdps sde": AFDPS(steps=100, sigma_max=10.0),
-    "afdps ode": AFDPS(stochastic=False, corrections=1, steps=100, sigma_max=10.0),
+    "afdps sde, published": AFDPS(a=1.0, steps=100, sigma_max=10.0),
+    "afdps ode": AFDPS(eta=0.0, corrections=1, steps=100, sigma_max=10.0),
 }
 
 
@@ -231,15 +234,43 @@ def test_posteriors_of_a_mixture(name):
     found = np.array(found)
     error = found.std(0, ddof=1) / math.sqrt(6)
     print(f"{name}: {found.mean(0).round(3)} +- {error.round(3)}, exact {np.round(truth, 3)}")
-    # The normaliser of a power of the prior has a constant that the weights leave out.
-    count = 4 if power == 1.0 else 3
+    # The normaliser of a power of the prior has a constant that the weights leave out; with a = 1 the estimate scatters
+    # so much that 600 particles overrate it, at 100 steps by more than a nat.
+    count = 4 if power == 1.0 and "published" not in name else 3
     assert (np.abs(found.mean(0) - truth) < 6 * error + 0.05)[:count].all()
 
 
-def test_a_stiff_run_gives_no_evidence(field):
-    """Readings of noise 0.1 from sigma 10: the steps are hundreds of times too long, and said to be."""
-    told = AFDPS(steps=30)(field.prior, field.observation, 2, 0).diagnostics
-    assert float(told["stiffness"]) > 100
+def test_levels_start_where_the_steps_can_begin(field):
+    """Readings of noise 0.1 from sigma 10 would take 10^5 steps: 30 start at 0.4, no step is longer than the width.
+
+    A start that is not the prior's own law has no evidence; coarse readings start at sigma_max and have one.
+    """
+    method = AFDPS(steps=30)
+    chain = method.chain(field.prior, field.observation)
+    width = likelihood_tilt(field.prior, field.observation, 0.0).width(1.0)
+    assert chain.levels[0] == pytest.approx((0.5 * 29 * width) ** 0.5)
+    assert 0.5 < chain.stiffness < 1.01
+    told = method(field.prior, field.observation, 2, 0).diagnostics
+    assert (told["start"], told["stiffness"]) == (chain.levels[0], chain.stiffness)
     assert not any(name.startswith("log_evidence") for name in told)
     mild = Observation(field.observation.y, field.observation.operator, GaussianNoise(torch.full((12,), 40.0)))
-    assert {"log_evidence", "stiffness"} <= set(AFDPS(steps=30)(field.prior, mild, 2, 0).diagnostics)
+    told = method(field.prior, mild, 2, 0).diagnostics
+    assert told["start"] == method.sigma_max
+    assert "log_evidence" in told
+
+
+def test_a_gaussian_start_is_the_law_of_a_gaussian_prior():
+    """From a start lowered to 0.5 the moments of a correlated pair are the posterior's within its statistical error.
+
+    Twenty runs of 64 draws, precise reading: mean within 6 standard errors plus the step error of 3 % of a deviation.
+    """
+    rows, std = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([0.2]).double()
+    o = Observation(torch.tensor([0.9]).double(), PointSensors(torch.tensor([[0, 1]]), rows), GaussianNoise(std))
+    prior = GaussianPrior(torch.zeros(1, 2).double(), torch.tensor([[1.0, 0.8], [0.8, 1.0]]).double(), OneStream())
+    exact, _ = prior.condition(rows, o.y, torch.diag(std**2))
+    method = AFDPS(steps=50)
+    assert method.chain(prior, o).levels[0] < 1.1
+    means = torch.stack([method(prior, o, 64, seed).x.flatten(1).mean(0) for seed in range(20)])
+    error = means.std(0) / 20**0.5
+    print(f"mean {means.mean(0)} +- {error}, exact {exact.mean.flatten()}")
+    assert ((means.mean(0) - exact.mean.flatten()).abs() < 6 * error + 0.03 * exact.covariance.diagonal().sqrt()).all()

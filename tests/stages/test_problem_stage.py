@@ -113,6 +113,26 @@ def test_methods_for_linear_readings_are_refused_at_once(name: str, posterior: s
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "posterior", "line"),
+    [
+        ("heat1d", "exact_mixture", "ExactMixture needs a Gaussian mixture prior, not GaussianFieldPrior"),
+        (
+            "advection_mixture2d",
+            "exact_gaussian",
+            "ExactGaussian needs a Gaussian prior, not GaussianFieldMixturePrior",
+        ),
+    ],
+)
+def test_exact_methods_for_other_priors_are_refused_at_once(
+    name: str, posterior: str, line: str, tmp_path: Path
+) -> None:
+    given = [word for word in words(name, f"posterior={posterior}") if "steps" not in word]
+    with pytest.raises(ConfigError, match=line):
+        run(tmp_path, *given)
+    assert not any(tmp_path.iterdir())
+
+
 class Stopped(Exception):
     """The end of a run before its time."""
 
@@ -163,6 +183,23 @@ def test_a_damaged_case_is_computed_again(made: dict[str, Path], tmp_path: Path)
     assert recipe.content(path) == recipe.content(made["heat1d"])
 
 
+def test_series_and_space_time_fields_are_stored_and_scored(tmp_path: Path) -> None:
+    """Fields whose dims are not those of the unknown, over time alone and over time and space."""
+    for name, dims in (("lorenz63", ("time",)), ("burgers1d_space_time", ("time", "x"))):
+        given = [
+            word for word in words(name, "posterior=es_mda", "cases=1", "draws=4", "tile=4") if "steps" not in word
+        ]
+        path = run(tmp_path, *given, "posterior.ensemble=8", "posterior.steps=1")
+        tree: Any = open_store(path)
+        problem = build("problem", recipe.config("reconstruct", *given).problem)
+        for channel, variable in enumerate(problem.variables()):
+            assert tree[f"posterior/{variable.name}"].dims == ("case", "draw", *dims)
+            truth = problem.case(derive(0, Purpose.PROBLEM, 0)).truth[channel].numpy()
+            np.testing.assert_array_equal(tree[f"constant_data/{variable.name}"].values[0], truth.astype(np.float32))
+        report = stages.evaluate(recipe.config("evaluate", f"name={name}"), [path], tmp_path, recipe.INLINE)
+        assert (report / "report.html").stat().st_size > 10_000
+
+
 def test_kriging_with_the_exact_prior_is_the_exact_posterior(tmp_path: Path) -> None:
     """Its draws are Matheron draws; it takes no steps."""
     given = [w for w in words("heat1d", "posterior=kriging", "draws=64", "tile=64") if "steps" not in w]
@@ -174,7 +211,7 @@ def test_kriging_with_the_exact_prior_is_the_exact_posterior(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        (["problem=heat1d", "prior=x"], "error[config]: prior= beside problem=: a problem has its own prior"),
+        (["problem=heat1d", "prior=x"], "error[config]: prior='x' is neither a folder nor a name"),
         (["problem=heat1d", "data=x"], "error[config]: data= beside problem="),
         (["problem=heat1d", "observations=x.csv"], "error[config]: observations= beside problem="),
         (["problem=heat1d", "observations.noise=0.1"], "error[config]: observations= beside problem="),
@@ -196,10 +233,10 @@ def test_wrong_words(given: list[str], line: str, tmp_path: Path, capsys: pytest
     assert not any(tmp_path.iterdir())
 
 
-def test_a_prior_beside_a_problem_is_refused_from_python_too(tmp_path: Path) -> None:
+def test_data_beside_a_problem_is_refused_from_python_too(tmp_path: Path) -> None:
     config = recipe.config("reconstruct", *words("heat1d"))
-    with pytest.raises(ConfigError, match="prior= beside problem="):
-        stages.reconstruct(config, tmp_path, None, tmp_path / "data", recipe.INLINE)
+    with pytest.raises(ConfigError, match="data= beside problem="):
+        stages.reconstruct(config, None, tmp_path, tmp_path / "data", recipe.INLINE)
     with pytest.raises(ConfigError, match="prior is missing"):
         stages.reconstruct(recipe.config("reconstruct"), None, None, tmp_path / "data", recipe.INLINE)
     assert not (tmp_path / "data").exists()

@@ -28,7 +28,8 @@ NOTE = (
     "{draws} draws of {problems} problems (+-: standard error over them), {units:g} units a draw (a call of the"
     " denoiser or a gradient through it, counted there); mean err in posterior standard deviations; misfit: of the"
     " noise, exact is that of the first row; particles in islands of {island} draws, merged by evidence; roots: first"
-    " ancestors of an island's draws; Z ratio: mean evidence estimate over the exact; seconds of one thread a problem"
+    " ancestors of an island's draws; Z ratio: mean evidence estimate over the exact (+-: over islands); seconds of one"
+    " thread a problem"
 )
 
 
@@ -87,15 +88,20 @@ def bar(
     yield Section(title, note, tuple(row for row, _ in rows))
     wanted = tuple(goal for _, of in rows for goal in of)
     if wanted:
-        yield Section(f"{part}, bars", "SW2 and mode TV of the table above", wanted)
+        yield Section(f"{part}, bars", "of the table above; Z ratio: its distance from 1 in standard errors", wanted)
 
 
 def _row(part: str, name: str, outcome: Outcome, goals: Goals) -> tuple[Row, list[Row]]:
     """The row of the table, and one for each of its bars."""
     values = outcome.cells(COLUMNS)
     bars = []
-    for column, key in (("SW2", f"{part}_{name}"), ("mode TV", f"{part}_{name}_mode_tv")):
-        goal = goals(key, outcome.values.get(column, float("inf")))
+    reached = {"SW2": "", "mode TV": "_mode_tv", "Z ratio": "_evidence"}
+    for column, ending in reached.items():
+        found = outcome.values.get(column, float("inf"))
+        if column == "Z ratio":
+            # Unbiased means 1 within the error: in units of that.
+            found = abs(found - 1) / outcome.values.get("Z ratio +-", 1.0)
+        goal = goals(f"{part}_{name}{ending}", found)
         if goal is not None:
             bars.append(Row(f"{name}, {column}", {column: values.get(column)}, goal))
     return Row(name, values), bars

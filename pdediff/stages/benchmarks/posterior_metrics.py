@@ -65,7 +65,8 @@ def scores(draws: Draws, problem: Problem, sliced: Sliced) -> dict[str, float]:
 def health(parts: Sequence[Draws], problem: Problem) -> dict[str, float]:
     """Of islands of particles: least ESS, first ancestors left, and the error of the evidence estimate.
 
-    `logZ err` is negative for an unbiased estimate by Jensen's inequality; the mean of Z over the exact Z is then 1.
+    `logZ err` is negative for an unbiased estimate by Jensen's inequality; the mean of Z over the exact Z, `Z ratio`,
+    is then 1 within a few of its standard errors over the islands, `Z ratio +-`.
     """
     found: dict[str, float] = {}
     for name, key in (("min ESS", "ess_min"), ("roots", "distinct_roots")):
@@ -74,17 +75,22 @@ def health(parts: Sequence[Draws], problem: Problem) -> dict[str, float]:
     if "log_evidence" in parts[0].diagnostics:
         errors = np.array([float(part.diagnostics["log_evidence"]) - problem.log_evidence for part in parts])
         with np.errstate(over="ignore"):  # an estimate that is infinitely wrong is told as that
-            found |= {"logZ err": float(errors.mean()), "Z ratio": float(np.exp(errors).mean())}
+            ratios = np.exp(errors)
+            found |= {"logZ err": float(errors.mean()), "Z ratio": float(ratios.mean())}
+            if len(parts) > 1:
+                found["Z ratio +-"] = float(ratios.std(ddof=1)) / len(parts) ** 0.5
     return found
 
 
 def averaged(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the problems; of SW2 and of the ratio of evidences also the standard error."""
+    """Means over the problems; of SW2 also the standard error over them, of the ratio of evidences that of islands."""
     out: dict[str, float] = {}
     for name in found[0]:
         values = np.array([row[name] for row in found])
         with np.errstate(invalid="ignore", over="ignore"):
             out[name] = float(values.mean())
-            if name in ("SW2", "Z ratio") and len(values) > 1:
+            if name == "Z ratio +-":
+                out[name] = float(np.square(values).sum() ** 0.5 / len(values))
+            if name == "SW2" and len(values) > 1:
                 out[f"{name} +-"] = float(values.std(ddof=1) / len(values) ** 0.5)
     return out

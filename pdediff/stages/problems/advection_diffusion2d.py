@@ -16,7 +16,7 @@ from pdediff.diffusion import GaussianFieldPrior
 from pdediff.observe import PointSensors, Scaling, Solution
 from pdediff.pdes import Clock, Variable
 from pdediff.pdes.spectral import Modes, evolve
-from pdediff.stages.problems.base import Layout, Posed, Setup, grid_points, require_room
+from pdediff.stages.problems.base import Layout, Posed, Setup, require_room, sensor_places
 from pdediff.stages.problems.linear import pose
 from pdediff.types import NonNegative, Positive, PositiveInt, Seed
 
@@ -31,10 +31,12 @@ STEP = 0.01
 class AdvectionDiffusion2d(Posed):
     """Find w(0) of w_t + v . grad w = nu laplace w, periodic, from `points` sensors at `times` times.
 
-    Unit square; v = `wind` + `cells` (-sin 2 pi x cos 2 pi y, cos 2 pi x sin 2 pi y) along x and y, free of
-    divergence; readings at `times` even times up to 0.5. Prior: a Gaussian field of zero mean and unit point variance,
-    E|c_k|^2 proportional to (4 pi^2 |k|^2 + 25)^(-3) for |k_j| < grid / 3. `noise` is relative to the root mean square
-    reading; 0 is as good as none. Pseudo-spectral in flux form, 2/3 rule, ETDRK4 with the wind in the exponential.
+    Unit square; v = (a, b) + c (-sin 2 pi x cos 2 pi y, cos 2 pi x sin 2 pi y) along x and y, free of divergence, with
+    (a, b, c) = `wind`; readings at `times` even times up to 0.5. Prior: a Gaussian field of zero mean and unit point
+    variance, E|c_k|^2 proportional to (4 pi^2 |k|^2 + 25)^(-3) for |k_j| < grid / 3. `noise` is relative to the root
+    mean square reading; 0 is as good as none. With `on_grid` false the sensors stand anywhere, at the same places on
+    every grid, and readings are interpolated. Pseudo-spectral, flux form, 2/3 rule, ETDRK4 with the wind in the
+    exponential.
     Linear and Gaussian: what no sensor sees pass by stays unknown. Good values: grid 32 or 64.
     Raises ConfigError for more points than the grid has.
     """
@@ -47,13 +49,13 @@ class AdvectionDiffusion2d(Posed):
     points: PositiveInt = 20
     times: PositiveInt = 10
     noise: NonNegative = 0.02
-    wind: tuple[float, float] = (1.0, 0.5)
-    cells: float = 0.5
+    wind: tuple[float, float, float] = (1.0, 0.5, 0.5)
     diffusivity: Positive = 5e-3
     places: Seed = 0
+    on_grid: bool = True
 
     def __post_init__(self) -> None:
-        require_room(self.points, self.grid)
+        require_room(self.points, self.grid, self.on_grid)
 
     def variables(self) -> tuple[Variable, ...]:
         """The plume at time 0."""
@@ -67,8 +69,9 @@ class AdvectionDiffusion2d(Posed):
     def setup(self) -> Setup:
         """Fourier-diagonal prior; a sensor's row at each time by the discrete adjoint, one interval after the other."""
         prior = plume_prior(self.grid)
-        where = grid_points(self.points, (self.grid, self.grid), self.places)
-        sensors = PointSensors.at([0] * self.points, where.double(), prior.shape, periodic=True)
+        space = prior.shape[1:]
+        where = sensor_places(self.points, space, self.places, on_grid=self.on_grid, periodic=True)
+        sensors = PointSensors.at([0] * self.points, where, prior.shape, periodic=True)
         at = torch.zeros(self.points, *prior.shape, dtype=torch.float64)
         interval = Solution(self.carried, linear=True)
         rows = [sensors.vjp(at, torch.eye(self.points, dtype=torch.float64))]
@@ -98,15 +101,15 @@ class _Carried:
     def symbol(self, modes: Modes) -> Tensor:
         """-nu |k|^2 - i wind . k."""
         k_y, k_x = modes.k
-        along_x, along_y = self.problem.wind
+        along_x, along_y, _ = self.problem.wind
         return -self.problem.diffusivity * modes.squared - 1j * (along_x * k_x + along_y * k_y)
 
     def nonlinear(self, modes: Modes) -> Callable[[Tensor], Tensor]:
         """-div(c w), c the cellular wind."""
         k_y, k_x = modes.k
         turn = 2 * math.pi / modes.points * torch.arange(modes.points, dtype=torch.float64, device=k_x.device)
-        u = modes.cast(-self.problem.cells * torch.cos(turn)[:, None] * torch.sin(turn))
-        v = modes.cast(self.problem.cells * torch.sin(turn)[:, None] * torch.cos(turn))
+        u = modes.cast(-self.problem.wind[2] * torch.cos(turn)[:, None] * torch.sin(turn))
+        v = modes.cast(self.problem.wind[2] * torch.sin(turn)[:, None] * torch.cos(turn))
         along_x, along_y = modes.weigh(-1j * k_x), modes.weigh(-1j * k_y)
 
         def rate(w: Tensor) -> Tensor:

@@ -121,10 +121,21 @@ def setup_of(problem: InverseProblem | Posed) -> Setup:
         return problem.setup()
 
 
-def require_room(points: int, grid: int) -> None:
-    """ConfigError for more sensors than a square grid has points."""
-    if points > grid**2:
+def require_room(points: int, grid: int, on_grid: bool = True) -> None:
+    """ConfigError for more sensors than a square grid has points to put them on."""
+    if on_grid and points > grid**2:
         raise ConfigError(f"points={points} is more than the {grid**2} grid points of grid={grid}")
+
+
+def sensor_places(count: int, shape: Sequence[int], places: int, *, on_grid: bool, periodic: bool) -> Tensor:
+    """Where `count` sensors stand, (count, axis) in steps of the grid, chosen by the seed `places`.
+
+    Distinct grid points, or with `on_grid` false positions drawn evenly from the domain, the same on every grid.
+    """
+    if on_grid:
+        return grid_points(count, shape, places).double()
+    share = torch.rand(count, len(shape), generator=generator(places), dtype=torch.float64)
+    return share * torch.tensor([n if periodic else n - 1 for n in shape])
 
 
 def grid_points(count: int, shape: Sequence[int], places: int) -> Tensor:

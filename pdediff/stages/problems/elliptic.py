@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pdediff.diffusion import CosineFieldPrior
 from pdediff.observe import PointSensors
-from pdediff.stages.problems.base import Layout, Setup, grid_points
+from pdediff.stages.problems.base import Layout, Setup, sensor_places
 from pdediff.stages.problems.linear import SourceAndSolution, pose
 from pdediff.types import Purpose, derive
 
@@ -43,16 +43,23 @@ def pose_source(
     points: int,
     noise: float,
     places: int,
+    on_grid: bool,
 ) -> Setup:
-    """Sensors at `points` grid points of each field that is seen, chosen by the seed `places`."""
+    """Sensors at `points` places of each field that is seen, chosen by the seed `places`; see `sensor_places`."""
     fields = SourceAndSolution(scale, solve)
     channels = {"solution": (1,), "source": (0,), "both": (0, 1)}[seen]
     shape = prior.shape[1:]
     # The two fields of one problem have sensors at different places.
-    where = torch.cat([grid_points(points, shape, derive(places, Purpose.SENSORS, c)) for c in channels])
+    seeds = (derive(places, Purpose.SENSORS, c) for c in channels)
+    where = torch.cat([sensor_places(points, shape, seed, on_grid=on_grid, periodic=False) for seed in seeds])
     field = np.repeat(channels, points)
-    sensors = PointSensors.at(field.tolist(), where.double(), (2, *shape))
+    sensors = PointSensors.at(field.tolist(), where, (2, *shape))
     at = torch.zeros(len(field), 2, *shape, dtype=torch.float64)
     rows = fields.vjp(at[:, :1], sensors.vjp(at, torch.eye(len(field), dtype=torch.float64)))
-    position = np.stack([coordinates[d][where[:, axis].numpy()] for axis, d in enumerate(("y", "x"))], 1)
+    position = np.stack([positions_along(coordinates[d], where[:, axis]) for axis, d in enumerate(("y", "x"))], 1)
     return pose(prior, fields, rows, noise, Layout(names, field, position, ("y", "x")))
+
+
+def positions_along(coordinate: np.ndarray, steps: Tensor) -> np.ndarray:
+    """Physical positions of sensors along an axis from those in steps of its grid."""
+    return np.interp(steps.numpy(), np.arange(len(coordinate)), coordinate)

@@ -37,18 +37,18 @@ class Helmholtz2d(Posed):
     noise: NonNegative = 0.01
     seen: Seen = "solution"
     wave_number: Positive = 1.0
-    alpha: Positive = 2.0
-    tau: Positive = 3.0
+    law: tuple[Positive, Positive] = (2.0, 3.0)
     places: Seed = 0
+    on_grid: bool = True
 
     def __post_init__(self) -> None:
-        require_room(self.points, self.grid)
+        require_room(self.points, self.grid, self.on_grid)
         self.coordinates()  # a resonance is told before anything is drawn
 
     @property
     def pde(self) -> Helmholtz:
         """The equation."""
-        return Helmholtz(wave_number=self.wave_number, alpha=self.alpha, tau=self.tau)
+        return Helmholtz(wave_number=self.wave_number, alpha=self.law[0], tau=self.law[1])
 
     def variables(self) -> tuple[Variable, ...]:
         """Source and wave."""
@@ -60,9 +60,10 @@ class Helmholtz2d(Posed):
 
     def setup(self) -> Setup:
         """Cosine-diagonal prior of the field before its edge is set to 0; solver by sine transforms."""
-        prior, std = source_prior(self.grid, self.alpha, self.tau)
+        prior, std = source_prior(self.grid, *self.law)
         inside = torch.full((1, self.grid - 2, self.grid - 2), std, dtype=torch.float64)
-        told: dict[str, Any] = dict(seen=self.seen, points=self.points, noise=self.noise, places=self.places)
+        told: dict[str, Any] = dict(seen=self.seen, points=self.points, noise=self.noise)
+        told |= dict(places=self.places, on_grid=self.on_grid)
         scale = F.pad(inside, (1, 1, 1, 1))
         return pose_source(prior, scale, self._solve, ("source", "wave"), self.coordinates(), **told)
 

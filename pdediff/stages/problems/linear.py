@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from pdediff.diffusion import Covariance, Denoiser
-from pdediff.errors import ConfigError
-from pdediff.observe import GaussianNoise, Linear, Observation, Operator
+from pdediff.observe import Linear, Observation, Operator
 from pdediff.posterior import Conditioning
-from pdediff.stages.problems.base import InverseProblem, Layout, Posed, Setup, setup_of
+from pdediff.stages.problems.base import Layout, Setup
 from pdediff.types import Field, Seeds
 
 NOISE_FREE = 1e-5
@@ -118,23 +116,3 @@ class ExactPosterior:
         seen = self.fields(self.conditioning.cross)
         known = torch.linalg.solve_triangular(self.conditioning.factor, seen.flatten(1), upper=False)
         return (variance - known.square().sum(0).reshape(variance.shape)).clamp(min=0).sqrt()
-
-
-@lru_cache(maxsize=4)
-def exact_posterior(problem: InverseProblem | Posed) -> ExactPosterior:
-    """The exact posterior of a linear problem with a Gaussian prior. Raises ConfigError for any other."""
-    made = setup_of(problem)
-    if not isinstance(made.readings, Rows):
-        raise ConfigError(f"{type(problem).__name__} has no exact posterior: its readings are not linear")
-    with torch.no_grad():
-        covariance, rows = made.prior.error(math.inf), made.readings.rows
-        unread = Observation(torch.zeros(len(rows), dtype=rows.dtype), made.readings, GaussianNoise(made.std))
-        conditioning = Conditioning.of(unread, covariance, rows)
-        return ExactPosterior(made.fields, made.prior.mean, covariance, conditioning)
-
-
-@lru_cache(maxsize=4)
-def exact_std(problem: InverseProblem | Posed) -> Tensor:
-    """`ExactPosterior.std`, kept: it is the same for all cases."""
-    with torch.no_grad():
-        return exact_posterior(problem).std()

