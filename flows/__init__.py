@@ -25,11 +25,13 @@ def launch(
     flow: Literal[
         "benchmark",
         "evaluate",
+        "forecast",
         "generate",
         "pipeline",
         "reconstruct",
         "sample",
         "train",
+        "train_forecaster",
         "tune",
     ],
     data_root: Path,

@@ -73,7 +73,8 @@ def _stage(name: str, example: str, summary: str, *, prefect: bool = False, dry:
 
 _stage("demo", "pdediff demo", "The whole job on Darcy flow: data, prior, posteriors, report.", prefect=True, dry=False)
 _stage("generate", "pdediff generate pde=darcy samples=2048 grid=32", "Solve a PDE for random inputs, into a data set.")
-_stage("train", "pdediff train data=darcy network=unet fit.steps=2000", "Train a diffusion prior on a data set.")
+_stage("train", "pdediff train data=darcy network=unet fit.steps=2000", "Train a diffusion prior or a forecaster.")
+_stage("forecast", "pdediff forecast model=ks1d data=ks1d members=8", "Roll a forecaster out, with scores.", dry=False)
 _stage("tune", "pdediff tune prior=darcy steps=10", "Fit the levels and weights of a sampler to a prior.", dry=False)
 _stage("sample", "pdediff sample prior=darcy n=64 sampler=ddim", "Draw fields from a prior.", dry=False)
 _stage(

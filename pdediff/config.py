@@ -27,6 +27,7 @@ Model = TypeVar("Model", bound=BaseModel)
 ROOMS: dict[str, str] = {
     "pde": "pdediff.pdes",
     "network": "pdediff.models",
+    "forecaster": "pdediff.models.forecasters",
     "noise": "pdediff.diffusion",
     "prior": "pdediff.diffusion",
     "sampler": "pdediff.samplers",
@@ -39,6 +40,7 @@ ROOMS: dict[str, str] = {
 PROTOCOLS: dict[str, str] = {
     "pde": "PDE",
     "network": "Network",
+    "forecaster": "Surrogate",
     "noise": "NoiseField",
     "prior": "Denoiser",
     "sampler": "Sampler",

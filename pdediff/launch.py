@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CONFIGS = {
     "generate": "GenerateConfig",
     "train": "TrainConfig",
+    "train_forecaster": "TrainForecasterConfig",
+    "forecast": "ForecastConfig",
     "tune": "TuneConfig",
     "sample": "SampleConfig",
     "reconstruct": "ReconstructConfig",
@@ -35,9 +37,11 @@ CONFIGS = {
 
 INPUTS = {
     "train": ("data",),
+    "train_forecaster": ("data",),
     "tune": ("prior",),
     "sample": ("prior",),
     "reconstruct": ("prior", "data"),
+    "forecast": ("model", "data"),
 }
 """What a stage reads, given as `key=PATH` or `key=NAME`; no part of its config."""
 
@@ -124,6 +128,7 @@ def prepare(command: str, words: Sequence[str], options: Options) -> Job:
     from pdediff.stages import configs
 
     problems: list[ConfigError] = []
+    command = for_a_forecaster(command, words)
     raw, overrides, results = _split(command, _with_suite(command, words))
     overrides += [f"compute.workers={options.workers}"] if options.workers is not None else []
     overrides += [f"compute.device={options.device}"] if options.device is not None else []
@@ -158,6 +163,7 @@ def checked(command: str, overrides: Sequence[str]) -> BaseModel:
     """The config of a stage without its inputs. Raises ConfigErrors with every problem."""
     from pdediff.flows.compose import read
 
+    command = for_a_forecaster(command, overrides)
     model = model_of(command)
     composed, problems = read(command, _with_suite(command, overrides))
     composed.pop("compute", None)
@@ -165,6 +171,12 @@ def checked(command: str, overrides: Sequence[str]) -> BaseModel:
     if problems:
         raise ConfigErrors(problems)
     return config
+
+
+def for_a_forecaster(command: str, words: Sequence[str]) -> str:
+    """`train forecaster=KIND` trains a forecaster, which has options of its own."""
+    chosen = command == "train" and any(word.lstrip("+").startswith(("forecaster=", "forecaster.")) for word in words)
+    return "train_forecaster" if chosen else command
 
 
 def _with_suite(command: str, words: Sequence[str]) -> list[str]:
@@ -261,7 +273,7 @@ def plan(job: Job) -> dict[str, Any]:
         from pdediff.stages.generation_plan import outlook
 
         return outlook(config, job.compute.workers)
-    if job.command == "train":
+    if job.command in ("train", "train_forecaster"):
         return {"data": str(job.inputs["data"]), "steps": config.fit.steps, "samples seen": _seen(config.fit)}
     if job.command == "reconstruct":
         source = {"prior": str(job.inputs["prior"])} if job.inputs["prior"] else {}

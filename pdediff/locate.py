@@ -11,8 +11,10 @@ from pdediff.wording import nearest, show
 KINDS = {
     "data": "sets",
     "prior": "runs",
+    "model": "runs",
     "plan": "plans",
     "samples": "samples",
+    "forecast": "forecasts",
     "reconstruction": "recon",
     "report": "reports",
 }
@@ -21,8 +23,10 @@ KINDS = {
 STAGES = {
     "generate": "data",
     "train": "prior",
+    "train_forecaster": "model",
     "tune": "plan",
     "sample": "samples",
+    "forecast": "forecast",
     "reconstruct": "reconstruction",
     "evaluate": "report",
     "benchmark": "report",
@@ -64,10 +68,10 @@ def locate_any(root: Path, text: str) -> Path:
     """The stored result called `text`, of any kind. Raises ConfigError."""
     if text and Path(text).is_dir():
         return Path(text)
-    found = []
+    found: list[Path] = []
     for what in KINDS:
         try:
-            found.append(locate(root, what, text))
+            found += {locate(root, what, text)} - set(found)  # priors and models share a folder
         except ConfigError as problem:
             if "could be" in problem.message:
                 raise

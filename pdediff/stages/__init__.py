@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from pdediff.stages.reconstruction import reconstruct
     from pdediff.stages.repairs import repair, verify
     from pdediff.stages.sampling import sample
+    from pdediff.stages.surrogates import forecast, train_forecaster
     from pdediff.stages.training import train
     from pdediff.stages.tuning import tune
 
 _HOME = {
     "benchmark": "benchmarking",
     "evaluate": "evaluation",
+    "forecast": "surrogates",
     "generate": "generation",
     "reconstruct": "reconstruction",
     "repair": "repairs",
     "sample": "sampling",
     "train": "training",
+    "train_forecaster": "surrogates",
     "tune": "tuning",
     "verify": "repairs",
 }
@@ -30,11 +33,13 @@ _HOME = {
 __all__ = [
     "benchmark",
     "evaluate",
+    "forecast",
     "generate",
     "reconstruct",
     "repair",
     "sample",
     "train",
+    "train_forecaster",
     "tune",
     "verify",
 ]

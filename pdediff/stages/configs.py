@@ -13,6 +13,7 @@ from pydantic import BaseModel, Discriminator, Tag, model_validator
 
 from pdediff.config import STRICT
 from pdediff.stages.benchmark_config import BenchmarkConfig
+from pdediff.stages.forecast_config import ForecastConfig, TrainForecasterConfig
 from pdediff.stages.generation_config import GenerateConfig, SplitConfig
 from pdediff.stages.options import (
     Count,
@@ -38,6 +39,7 @@ __all__ = [
     "DemoConfig",
     "EvaluateConfig",
     "FitSettings",
+    "ForecastConfig",
     "GenerateConfig",
     "ReconstructConfig",
     "ReconstructOptions",
@@ -46,6 +48,7 @@ __all__ = [
     "SlurmConfig",
     "SplitConfig",
     "TrainConfig",
+    "TrainForecasterConfig",
     "TuneConfig",
 ]
 

@@ -30,6 +30,7 @@ Name = Annotated[str, matching(NAME, "a name (a-z, 0-9, '_', '.', '-'; at most 6
 FieldName = Annotated[str, matching(IDENTIFIER, "the name of a field")]
 PdeNode = Annotated[dict[str, Any], canonical("pde")]
 NetworkNode = Annotated[dict[str, Any], canonical("network")]
+ForecasterNode = Annotated[dict[str, Any], canonical("forecaster")]
 NoiseNode = Annotated[dict[str, Any], canonical("noise")]
 SamplerNode = Annotated[dict[str, Any], canonical("sampler")]
 PosteriorNode = Annotated[dict[str, Any], canonical("posterior")]

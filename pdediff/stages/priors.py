@@ -104,6 +104,8 @@ def _load(run: Path, sha256: str, device: str) -> Prior:
         if damage.startswith("checkpoint final-"):
             raise IntegrityError(damage, hint="run its training again: it continues")
     tensors, meta = checkpoint.load(run)
+    if "forecaster" in meta:
+        raise MatchError(f"{run.name} is a forecaster, not a prior", hint="pdediff forecast model=NAME data=NAME")
     if "calibration.sigmas" not in tensors:
         raise IntegrityError(f"the final checkpoint of {run.name} is lost", hint="run its training again: it continues")
     try:

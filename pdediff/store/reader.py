@@ -17,7 +17,7 @@ from pdediff.store.manifest import read_manifest
 from pdediff.store.receipts import Receipt, read_receipts
 from pdediff.store.security import GIB, check_folder
 
-KINDS = ("sets", "runs", "plans", "samples", "recon", "reports")
+KINDS = ("sets", "runs", "plans", "samples", "forecasts", "recon", "reports")
 _FOLDER = re.compile(r"(?P<name>[a-z0-9][a-z0-9_.-]*)-(?P<hash>[0-9a-f]{12})")
 
 

@@ -17,7 +17,14 @@ from pdediff.stages.configs import ReconstructConfig
 from pdediff.stages.problem_cases import problem_cases, problem_of, problem_prior, require_fit
 from pdediff.stages.tiles import diverged, draw
 
-DEAR = ("burgers1d", "burgers1d_space_time", "helmholtz_medium2d", "navier_stokes2d", "navier_stokes2d_re200")
+DEAR = (
+    "burgers1d",
+    "burgers1d_space_time",
+    "darcy_binary2d",
+    "helmholtz_medium2d",
+    "navier_stokes2d",
+    "navier_stokes2d_re200",
+)
 """Hundreds of solves of these take seconds even on the coarsest grid: methods that need many are left out there."""
 
 CHEAP = {"dps", "es_mda", "eki", "kriging", "smc", "exact_gaussian", "fk_steering"}

@@ -38,7 +38,7 @@ CONFIGS = [
     ("report calibrated", 2, "reconstruction='calibrated' is neither a folder nor a name under "),
     ("benchmark", 2, "error[config]: one suite is measured at a time, got 0"),
     ("benchmark pdes pdes", 2, "error[config]: one suite is measured at a time, got 2"),
-    ("benchmark pds", 2, "error[config]: suite='pds' is not one of pdes"),
+    ("benchmark pds", 2, "error[config]: suite='pds' is not one of forecast"),
     ("benchmark pdes peers=[exponx]", 2, "peers=['exponx']: 'exponx' is not one of exponax, scipy, pdebench"),
     ("benchmark pdes peers=[scipy,scipy]", 2, "peers=['scipy', 'scipy'] names a peer twice"),
     ("benchmark pdes repeats=0", 2, "error[config]: repeats=0 must be at least 1"),

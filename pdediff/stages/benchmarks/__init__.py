@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pdediff.stages.benchmarks.base import Suite
+    from pdediff.stages.benchmarks.forecast import Forecasts
     from pdediff.stages.benchmarks.pdes import PDEs
     from pdediff.stages.benchmarks.posterior import Posteriors
     from pdediff.stages.benchmarks.samplers import Samplers
 
-_HOME = {"PDEs": "pdes", "Posteriors": "posterior", "Samplers": "samplers", "Suite": "base"}
+_HOME = {"Forecasts": "forecast", "PDEs": "pdes", "Posteriors": "posterior", "Samplers": "samplers", "Suite": "base"}
 
-__all__ = ["PDEs", "Posteriors", "Samplers", "Suite"]
+__all__ = ["Forecasts", "PDEs", "Posteriors", "Samplers", "Suite"]
 
 
 def __getattr__(name: str) -> Any:

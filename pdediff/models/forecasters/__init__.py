@@ -1,0 +1,36 @@
+"""Forecasters: rules that make of a network a map from past frames to the next, with or without chance."""
+
+from pdediff.models.forecasters.assembly import assembled, prepare
+from pdediff.models.forecasters.base import Dynamics, Forecaster, Surrogate, rollout
+from pdediff.models.forecasters.flow_matching import FlowMatching
+from pdediff.models.forecasters.one_step import OneStep
+from pdediff.models.forecasters.pde_refiner import PDERefiner
+from pdediff.models.forecasters.residual_diffusion import ResidualDiffusion
+from pdediff.models.forecasters.semilinear_observer import Assimilated, ObserverNetwork, SemilinearObserver
+from pdediff.models.forecasters.steady_map import Response, SteadyMap
+from pdediff.models.forecasters.stochastic_interpolant import StochasticInterpolant
+from pdediff.models.forecasters.walk_on_spheres_map import WalkOnSpheresMap
+
+Steady = SteadyMap | WalkOnSpheresMap
+"""Maps of steady equations: all that is no `Forecaster`."""
+
+__all__ = [
+    "Assimilated",
+    "Dynamics",
+    "FlowMatching",
+    "Forecaster",
+    "ObserverNetwork",
+    "OneStep",
+    "PDERefiner",
+    "ResidualDiffusion",
+    "Response",
+    "SemilinearObserver",
+    "Steady",
+    "SteadyMap",
+    "StochasticInterpolant",
+    "Surrogate",
+    "WalkOnSpheresMap",
+    "assembled",
+    "prepare",
+    "rollout",
+]

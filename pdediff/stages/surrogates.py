@@ -1,0 +1,25 @@
+"""Stages of forecasters: those over time and those of steady equations, each with files of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pdediff import checkpoint
+from pdediff import config as configs
+from pdediff.models.forecasters import Steady
+from pdediff.runtime import Runtime
+from pdediff.stages import forecaster_training, forecasting, steady_forecasting, steady_training
+from pdediff.stages.forecast_config import ForecastConfig, TrainForecasterConfig
+
+
+def train_forecaster(config: TrainForecasterConfig, data: Path, root: Path, runtime: Runtime) -> Path:
+    """The run folder of the forecaster that `config` describes on `data`."""
+    steady = isinstance(configs.build("forecaster", config.forecaster), Steady)
+    stage = steady_training.train_steady if steady else forecaster_training.train_forecaster
+    return stage(config, data, root, runtime)
+
+
+def forecast(config: ForecastConfig, model: Path, data: Path, root: Path, runtime: Runtime) -> Path:
+    """The folder of the forecast of a trained forecaster."""
+    stage = steady_forecasting.forecast_steady if "steady" in checkpoint.load(model)[1] else forecasting.forecast
+    return stage(config, model, data, root, runtime)
