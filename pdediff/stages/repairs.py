@@ -10,7 +10,7 @@ from pdediff import checkpoint
 from pdediff.errors import IntegrityError
 from pdediff.locate import locate
 from pdediff.runtime import Runtime
-from pdediff.stages import generation, reconstruction, sampling
+from pdediff.stages import forecasting, generation, reconstruction, sampling, surrogates
 from pdediff.stages.folders import damaged_files
 from pdediff.store import Damage, Receipt, read_identity, read_manifest, read_schema
 from pdediff.store import repair as repair_store
@@ -87,6 +87,11 @@ def _maker(path: Path, identity: dict[str, Any], root: Path, runtime: Runtime) -
         refused = generation.duplicates_of((read_manifest(path) or {}).get("attrs", {}))
         return generation.compute_shard, lambda shard: generation.task_of(
             path, shard, identity, schema, runtime.device, refused
+        )
+    if stage == "forecast":
+        model, read = (locate(root, what, identity[what]["folder"]) for what in ("model", "data"))
+        return surrogates.computing(model), lambda shard: forecasting.task_of(
+            path, shard, identity, schema, model, read, runtime.device
         )
     if stage not in ("sample", "reconstruct"):
         raise IntegrityError(f"{path} was made by stage {stage!r}, which keeps nothing that can be computed again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pdediff import checkpoint
@@ -10,6 +11,7 @@ from pdediff.models.forecasters import Steady
 from pdediff.runtime import Runtime
 from pdediff.stages import forecaster_training, forecasting, steady_forecasting, steady_training
 from pdediff.stages.forecast_config import ForecastConfig, TrainForecasterConfig
+from pdediff.store import Receipt
 
 
 def train_forecaster(config: TrainForecasterConfig, data: Path, root: Path, runtime: Runtime) -> Path:
@@ -17,6 +19,12 @@ def train_forecaster(config: TrainForecasterConfig, data: Path, root: Path, runt
     steady = isinstance(configs.build("forecaster", config.forecaster), Steady)
     stage = steady_training.train_steady if steady else forecaster_training.train_forecaster
     return stage(config, data, root, runtime)
+
+
+def computing(model: Path) -> Callable[[forecasting.ForecastTask], list[Receipt]]:
+    """What computes the cases of a forecast by this model."""
+    steady = "steady" in checkpoint.load(model)[1]
+    return steady_forecasting.compute_steady if steady else forecasting.compute_cases
 
 
 def forecast(config: ForecastConfig, model: Path, data: Path, root: Path, runtime: Runtime) -> Path:

@@ -133,6 +133,20 @@ def test_half_done_is_completed_and_done_is_returned(root: Path, data: Path, ref
     assert recipe.content(made) == content
 
 
+def test_a_damaged_forecast_is_computed_again(root: Path, data: Path, refiner: Path) -> None:
+    config = recipe.config("forecast", "cases=2", "members=2", "frames=2", "seed=9")
+    path = stages.forecast(config, refiner, data, root, recipe.INLINE)
+    content = recipe.content(path)
+    shard = next(file for file in sorted((path / "data.zarr" / "forecast" / "u" / "c").rglob("*")) if file.is_file())
+    kept = shard.read_bytes()
+    shard.write_bytes(kept[:40] + b"xx" + kept[42:])
+    assert stages.verify(path)
+    assert stages.repair(path, root, recipe.INLINE) == [0]
+    assert stages.verify(path) == []
+    assert recipe.content(path) == content
+    assert shard.read_bytes() == kept
+
+
 def test_two_workers_make_the_same(root: Path, data: Path, refiner: Path, tmp_path: Path) -> None:
     config = recipe.config("forecast", "cases=4", "members=2", "tile=2", "frames=2")
     whole = recipe.content(stages.forecast(config, refiner, data, root, recipe.INLINE))
