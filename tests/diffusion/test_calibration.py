@@ -250,3 +250,17 @@ def test_tensors_round_trip_also_after_use(periodic):
     for sigma in (0.05, 0.1, 0.7, 6.0, 100.0, math.inf):
         assert isinstance(again(sigma), kind)
         torch.testing.assert_close(again(sigma).matvec(v), found(sigma).matvec(v), rtol=1e-6, atol=1e-6)
+
+
+def test_channels_that_know_of_each_other_keep_what_they_know():
+    """Two equal channels, each diagonal in cosines: no form that forgets their correlation will do."""
+    draws = walled().error(math.inf).draw(range(64), torch.float64)
+    twice = torch.cat((draws, draws), 1)
+    found = measure(lambda sigma, level: 0.1 * sigma * twice, twice, SIGMAS, rank=16, periodic=False)
+    assert all(isinstance(c, LowRankCovariance) for c in (*found.covariances, found.prior))
+    seen = torch.zeros(1, 2, 16, dtype=torch.float64)
+    seen[0, 0, 5] = 1.0
+    across = found.prior.matvec(seen)[0]
+    torch.testing.assert_close(across[0, 4:7], across[1, 4:7], rtol=1e-3, atol=1e-3)
+    one = measure(lambda sigma, level: 0.1 * sigma * draws, draws, SIGMAS, rank=16, periodic=False)
+    assert isinstance(one.prior, CosineCovariance)
