@@ -158,14 +158,3 @@ def _moved(x: Tensor, length: Tensor, turn: Tensor) -> Tensor:
     """Positions moved by a length in the direction that is a share `turn` of the whole circle."""
     angle = 2 * math.pi * turn
     return x + length[:, None] * torch.stack((angle.sin(), angle.cos()), -1)
-
-
-def squared_error(u: Tensor, walks: Tensor) -> Tensor:
-    """Estimate (sample,) of the mean squared error of `u` (sample, point), whose mean is that of the error itself.
-
-    With U' and U'' the means of the even and the odd `walks` (sample, point, walk), which are independent:
-    E (u - U')(u - U'') = (u - E U)^2; it needs no solution, and may be negative. Its gradient in u is that of
-    |u - (U' + U'') / 2|^2.
-    """
-    first, second = u - walks[..., ::2].mean(-1), u - walks[..., 1::2].mean(-1)
-    return (first * second).mean(-1)

@@ -63,7 +63,9 @@ def kept_moments(spec: ArraySpec, unit: np.ndarray) -> Kept:
     kept = {VALUES: list(astuple(Moments.of(unit)))}
     if "time" in spec.dims:
         axis = spec.dims.index("time") - 1
-        kept[DIFFERENCES] = list(astuple(Moments.of(np.diff(unit.astype("float64"), axis=axis))))
+        with np.errstate(invalid="ignore"):  # a score may be infinite from some frame on: no number, not counted
+            change = np.diff(unit.astype("float64"), axis=axis)
+        kept[DIFFERENCES] = list(astuple(Moments.of(change)))
     return kept
 
 

@@ -122,7 +122,7 @@ def test_noise_injection_perturbs_what_is_seen() -> None:
 def test_refiner_chain_has_the_variance_of_its_recursion(kind: PDERefiner) -> None:
     law = Law(0.3)
     found, mean = draws(kind, law)
-    variance, cross = 0.0, 0.0
+    variance = 0.0
     previous = None
     for level in kind.levels:  # d' = m + g (y - a m), y = a d + s (sqrt(1 - fresh) eps + sqrt(fresh) z)
         g = level.a * law.spread**2 / (level.a**2 * law.spread**2 + level.s**2)
@@ -133,7 +133,6 @@ def test_refiner_chain_has_the_variance_of_its_recursion(kind: PDERefiner) -> No
             carried = level.a * gain + level.s * math.sqrt(1 - level.fresh) * (1 - a * gain) / s
             of_y = carried**2 * size + level.s**2 * level.fresh
         variance, previous = g**2 * of_y, (level.a, level.s, g, of_y)
-    del cross
     if variance == 0:
         torch.testing.assert_close(found, mean.expand_as(found))
     else:

@@ -16,6 +16,7 @@ from pdediff import metrics, stages
 from pdediff.errors import ConfigError, ConfigErrors, DataError, MatchError
 from pdediff.launch import checked, for_a_forecaster
 from pdediff.metrics import rollout as scores
+from pdediff.stages import forecasting
 from pdediff.stages.forecast_data import Windows, load_windows
 from pdediff.stages.forecaster_training import load_forecaster, stride_label
 from pdediff.stages.priors import load_prior
@@ -170,6 +171,38 @@ def test_training_is_found_again_and_continues_to_the_same_weights(root: Path, d
 
 def test_stride_is_a_label_around_zero() -> None:
     assert [stride_label(s, (1, 2, 4)) for s in (1, 2, 4)] == [-1.0, 0.0, 1.0]
+
+
+def test_a_forecast_is_told_what_its_training_was(data: Path, refiner: Path) -> None:
+    """The stride's label and the size of its differences, and the scalars as they were normalised."""
+    model, reader = load_forecaster(refiner), SetReader(data)
+    loaded = load_windows(reader, None, 3, (1, 2))
+    torch.testing.assert_close(model.difference, loaded.difference, rtol=0, atol=0)
+    rows = reader.split("train")
+    scalars = model.scaling.of(reader, rows)
+    torch.testing.assert_close(scalars, loaded.windows.conditions, rtol=0, atol=0)
+    for number, stride in enumerate((1, 2)):
+        told = model.conditions(scalars, stride)
+        torch.testing.assert_close(told[:, :-1], scalars, rtol=0, atol=0)
+        assert told[:, -1].tolist() == [number - 0.5] * len(rows)
+        assert torch.equal(model.dynamics(stride).difference, loaded.difference[number])
+
+
+def test_a_blow_up_is_told_by_its_first_frame(
+    root: Path, data: Path, refiner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(forecaster: object, dynamics: object, history: torch.Tensor, frames: int, *_: object) -> torch.Tensor:
+        made = history[:, -1:].repeat(1, frames, 1, 1)
+        made[1, 2:] = math.nan  # member 1 from its third frame, member 2 in its second alone
+        made[2, 1] *= 1e6
+        return made
+
+    monkeypatch.setattr(forecasting, "rollout", lost)
+    config = recipe.config("forecast", "cases=1", "members=3", "tile=3", "frames=4", "seed=3")
+    tree = open_store(stages.forecast(config, refiner, data, root, recipe.INLINE))
+    assert tree["sample_stats"]["diverged_at"].values.tolist() == [[-1, 2, 1]]
+    assert np.isnan(tree["scores"]["u_crps"].values[0]).tolist() == [False, False, True, True]
+    assert tree["scores"]["u_correlation_of_mean"].values[0, 2:].tolist() == [0.0, 0.0]
 
 
 def test_train_with_a_forecaster_is_another_stage() -> None:
